@@ -1,0 +1,107 @@
+"""Which models there are: a name, its version, and the workers that offer it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, Row, delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from jobs.tables import model_versions, offers
+
+SILENT_AFTER = timedelta(minutes=10)
+"""An offer that no worker repeated for this long is withdrawn; a restart is shorter."""
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """What web must know of a model to take jobs for it."""
+
+    name: str
+    digest: str
+    quantization: str
+    parameters: int
+    context: int
+    vocab_size: int
+    eos_token_id: int
+    tokenizer: str  # artifact
+    chat_template: str | None
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A name, and either its version or why the worker cannot offer it."""
+
+    name: str
+    version: ModelVersion | None
+    reason: str | None
+    since: datetime
+
+
+def offer(
+    connection: Connection, worker: str, versions: Sequence[ModelVersion], failed: dict[str, str]
+) -> None:
+    """Say what this worker has, and what it could not get and why; replaces all it offered before."""
+    connection.execute(delete(offers).where(offers.c.worker == worker))
+    for version in versions:
+        connection.execute(
+            insert(offers).values(worker=worker, name=version.name, version_id=_register(connection, version))
+        )
+    for name, reason in failed.items():
+        connection.execute(insert(offers).values(worker=worker, name=name, reason=reason))
+
+
+def still_here(connection: Connection, worker: str) -> None:
+    """Repeat what this worker offers."""
+    connection.execute(update(offers).where(offers.c.worker == worker).values(seen_at=func.now()))
+
+
+def forget_silent_workers(connection: Connection) -> None:
+    """Withdraw the offers of workers that have been gone for long."""
+    connection.execute(delete(offers).where(offers.c.seen_at < func.now() - SILENT_AFTER))
+
+
+def listing(connection: Connection) -> dict[str, Offer]:
+    """Every name somebody offers or failed to get; an offer counts before a failure, the newest first."""
+    rows = connection.execute(
+        select(offers.c.name, offers.c.reason, offers.c.seen_at, *model_versions.c)
+        .outerjoin(model_versions, model_versions.c.id == offers.c.version_id)
+        .order_by(offers.c.name, offers.c.version_id.desc().nulls_last())
+    )
+    found: dict[str, Offer] = {}
+    for row in rows:
+        found.setdefault(row[0], _offer(row))
+    return found
+
+
+def _offer(row: Row) -> Offer:  # type: ignore[type-arg]
+    if row.reason is not None:
+        return Offer(row[0], None, row.reason, row.seen_at)
+    version = ModelVersion(
+        name=row[0],
+        digest=row.digest,
+        quantization=row.quantization,
+        parameters=row.parameters,
+        context=row.context,
+        vocab_size=row.vocab_size,
+        eos_token_id=row.eos_token_id,
+        tokenizer=row.tokenizer,
+        chat_template=row.chat_template,
+    )
+    return Offer(row[0], version, None, row.created_at)
+
+
+def _register(connection: Connection, version: ModelVersion) -> int:
+    """The id of this version's row, made if there is none yet."""
+    values = {
+        column.name: getattr(version, column.name)
+        for column in model_versions.c
+        if hasattr(version, column.name)
+    }
+    kept = insert(model_versions).values(**values)
+    key = ["name", "digest", "quantization"]
+    changed = {name: kept.excluded[name] for name in values if name not in key}
+    made: int = connection.execute(
+        kept.on_conflict_do_update(index_elements=key, set_=changed).returning(model_versions.c.id)
+    ).scalar_one()
+    return made

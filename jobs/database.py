@@ -1,0 +1,52 @@
+"""How a process reaches PostgreSQL, and the only place that knows when it cannot."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from jobs.errors import DatabaseUnavailable
+
+# Bounds for a server that does not answer; without them a request would hang for minutes.
+_CONNECT = {
+    "connect_timeout": 3,  # seconds
+    "keepalives_idle": 10,  # seconds
+    "keepalives_interval": 5,  # seconds
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,  # milliseconds
+    "prepare_threshold": 2,  # the same few statements again and again
+}
+
+
+class Database:
+    """A pool of connections; made after a fork, never before."""
+
+    def __init__(self, url: str, connections: int = 5, statement_seconds: float = 15) -> None:
+        self.engine = create_engine(
+            url,
+            pool_size=connections,
+            max_overflow=0,
+            pool_timeout=5,
+            pool_pre_ping=True,  # the server may have restarted since
+            pool_use_lifo=True,
+            connect_args={**_CONNECT, "options": f"-c statement_timeout={int(statement_seconds * 1000)}"},
+        )
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Commit at the end of the block, roll back if it raises.
+
+        Raises:
+            DatabaseUnavailable: PostgreSQL could not be reached, or did not answer in time.
+        """
+        try:
+            with self.engine.begin() as connection:
+                yield connection
+        except (OperationalError, InterfaceError, PoolTimeout) as error:
+            raise DatabaseUnavailable(str(error).splitlines()[0]) from error
+
+    def close(self) -> None:
+        """Give every connection back to the server."""
+        self.engine.dispose()

@@ -1,0 +1,90 @@
+"""Why a job or a request did not get its result: one tree, policy on the class.
+
+PenstockError
+├── JobError                 ends or interrupts an attempt; `code` is shown to clients and never renamed
+│   ├── InvalidPrompt        the request cannot be run by this model
+│   ├── ModelUnavailable     this worker does not have the model
+│   ├── NumericalError       NaN or infinity in the logits of this sequence
+│   ├── OutOfMemory          the device had no room; tried again
+│   ├── WorkerStopping       our own shutdown; tried again, not charged
+│   ├── Poisoned             its worker died with it three times
+│   └── Unexpected           a defect of ours; tried again
+├── JobCancelled             the client's wish, seen between two steps
+├── LeaseLost                somebody else owns the job now: drop the work, write nothing
+├── DatabaseUnavailable      nothing was accepted, try again
+└── BadSetting               the stack cannot start like this
+"""
+
+
+class PenstockError(Exception):
+    """Every error that Penstock raises on purpose."""
+
+
+class JobError(PenstockError):
+    """An attempt ended without a result."""
+
+    code = "server_error"
+    retryable = False
+    charged = True  # counts towards the job's allowed failures
+
+
+class InvalidPrompt(JobError):
+    """The prompt or its limits do not fit the model that is to run it."""
+
+    code = "invalid_prompt"
+
+
+class ModelUnavailable(JobError):
+    """The model's source could not be had; the message says why."""
+
+    code = "model_unavailable"
+
+
+class NumericalError(JobError):
+    """The logits of this sequence were not finite."""
+
+    code = "numerical_error"
+
+
+class OutOfMemory(JobError):
+    """The device had no room for this sequence."""
+
+    code = "out_of_memory"
+    retryable = True
+
+
+class WorkerStopping(JobError):
+    """The worker was asked to stop before the job was done."""
+
+    code = "worker_stopping"
+    retryable = True
+    charged = False
+
+
+class Poisoned(JobError):
+    """The job's worker died with it again and again."""
+
+    code = "poisoned"
+
+
+class Unexpected(JobError):
+    """The attempt crashed; the log of the worker has the trace."""
+
+    code = "server_error"
+    retryable = True
+
+
+class JobCancelled(PenstockError):
+    """The client no longer wants the result."""
+
+
+class LeaseLost(PenstockError):
+    """The claim is no longer ours; whatever was computed is dropped."""
+
+
+class DatabaseUnavailable(PenstockError):
+    """PostgreSQL could not be reached; nothing was written."""
+
+
+class BadSetting(PenstockError):
+    """A setting, a port or a folder that the stack cannot start with."""

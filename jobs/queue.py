@@ -1,0 +1,90 @@
+"""The only way in: the Celery application, its queues, and `enqueue`."""
+
+from datetime import timedelta
+from enum import StrEnum
+
+from celery import Celery
+from kombu.entity import Queue
+
+from jobs import lifecycle
+from jobs.attempts import NewJob
+from jobs.database import Database
+from jobs.settings import Settings
+from jobs.signals import Signals
+
+_DOORBELL_EXPIRES = timedelta(seconds=60)  # by then everybody has looked by themselves
+
+
+class QueueName(StrEnum):
+    """One queue per kind of process that does work."""
+
+    GENERATE = "generate"
+    TRAIN = "train"
+    CLERK = "clerk"
+
+
+DOORBELLS = {
+    QueueName.GENERATE: "worker.drain",
+    QueueName.TRAIN: "trainer.drain",
+    QueueName.CLERK: "clerk.prune",
+}
+"""The task that each queue's bell names. None has a payload."""
+
+
+def make_celery(settings: Settings) -> Celery:
+    """The Celery application: JSON, no results, bounded sockets, and nothing held while work runs."""
+    app = Celery("penstock", broker=_broker_url(settings.redis))
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_queues=[Queue(name) for name in QueueName],  # type: ignore[no-untyped-call]
+        task_create_missing_queues=False,
+        task_routes={task: {"queue": queue} for queue, task in DOORBELLS.items()},
+        task_publish_retry=False,
+        worker_pool="threads",
+        worker_concurrency=1,
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        worker_enable_remote_control=False,  # its mailbox would be a second door
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "global_keyprefix": "penstock:",
+            # without these a half-open connection silences a worker for ever
+            "socket_timeout": 5,
+            "socket_connect_timeout": 2,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+        },
+    )
+    return app
+
+
+def make_signals(settings: Settings) -> Signals:
+    """The process's voice and ear on Redis."""
+    app = make_celery(settings)
+
+    def knock(queue: str) -> None:
+        name = QueueName(queue)
+        app.send_task(DOORBELLS[name], queue=name, expires=_DOORBELL_EXPIRES.total_seconds(), retry=False)
+
+    return Signals(settings.redis, knock)
+
+
+def enqueue(database: Database, signals: Signals, job: NewJob) -> None:
+    """Accept a job: commit its row, then ring. The bell may be lost; the row is not.
+
+    Raises:
+        DatabaseUnavailable: nothing was accepted.
+    """
+    with database.transaction() as connection:
+        lifecycle.submit(connection, job)
+    signals.ring(job.queue)
+
+
+def _broker_url(redis_url: str) -> str:
+    """Kombu's spelling of a redis-py URL."""
+    return (
+        redis_url.replace("unix://", "redis+socket://", 1) if redis_url.startswith("unix://") else redis_url
+    )

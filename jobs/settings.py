@@ -1,0 +1,106 @@
+"""Every knob of every process, read once from the environment and `.env`."""
+
+import socket
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from jobs import embedded
+from jobs.errors import BadSetting
+
+
+def _absolute(folder: str | Path) -> Path:
+    return Path(folder).expanduser().resolve()
+
+
+def _blank_is_unset(value: str | None) -> str | None:
+    return value or None
+
+
+OptionalText = Annotated[str | None, BeforeValidator(_blank_is_unset)]
+
+
+class Settings(BaseSettings):
+    """One process's settings. Seconds, megabytes and days are in the names, as in the environment."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=1, le=65535)
+    var_dir: Annotated[Path, BeforeValidator(_absolute)] = Path("var").resolve()
+    models: str = "starter=models/starter"  # name=source[@quantization], comma-separated
+    device: str = Field(default="auto", pattern="^(auto|cpu|cuda)$")
+    slots: int = Field(default=32, ge=1, le=1024)  # sequences in one batch, per model
+    token_budget: int = Field(default=128, ge=1)  # rows of one step: everyone's next token, then prompts
+    torch_threads: int = Field(default=0, ge=0)  # 0: one per core
+
+    database_url: OptionalText = None  # unset: PostgreSQL inside var_dir
+    redis_url: OptionalText = None  # unset: Redis inside var_dir
+    artifacts_url: OptionalText = None  # unset: a folder inside var_dir
+    hf_token: OptionalText = None  # for gated models of the Hugging Face Hub
+
+    lease_seconds: float = Field(default=30, ge=1)  # a silent worker loses its jobs after this
+    heartbeat_seconds: float = Field(default=5, gt=0)
+    drain_seconds: float = Field(default=20, ge=1)  # Ctrl-C and SIGTERM end everything within this
+    max_failures: int = Field(default=3, ge=1)  # charged failures of a job before it has failed
+    retention_days: float = Field(default=30, gt=0)  # finished jobs are deleted after this
+
+    web_processes: int = Field(default=1, ge=1)
+    web_threads: int = Field(default=96, ge=1)  # each long poll and each synchronous call holds one
+    max_body_mb: float = Field(default=4, gt=0)
+    sync_wait_seconds: float = Field(default=600, gt=0)  # a synchronous call is answered 503 after this
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    worker_name: OptionalText = None  # unset: the host's name; two workers on one host need two names
+
+    @property
+    def lease(self) -> timedelta:
+        """How long a claim lasts without a heartbeat."""
+        return timedelta(seconds=self.lease_seconds)
+
+    @cached_property
+    def database(self) -> str:
+        """The SQLAlchemy URL of PostgreSQL."""
+        url = self.database_url or embedded.postgres_url(self.var_dir)
+        for scheme in ("postgres://", "postgresql://"):
+            if url.startswith(scheme):
+                url = "postgresql+psycopg://" + url.removeprefix(scheme)
+        return url
+
+    @property
+    def redis(self) -> str:
+        """The redis-py URL of Redis."""
+        return self.redis_url or embedded.redis_url(self.var_dir)
+
+    @property
+    def artifacts(self) -> str:
+        """The fsspec URL of the artifact store."""
+        return self.artifacts_url or (self.var_dir / "artifacts").as_uri()
+
+    @property
+    def worker(self) -> str:
+        """The name under which this host's worker offers its models."""
+        return self.worker_name or socket.gethostname()
+
+
+def read() -> Settings:
+    """This process's settings.
+
+    Raises:
+        BadSetting: a variable does not parse; the message names it and says what it takes.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        name = str(first["loc"][0]).upper() if first["loc"] else "a setting"
+        raise BadSetting(f"{name} in the environment or .env: {first['msg']}.") from None
+    if settings.heartbeat_seconds * 2 > settings.lease_seconds:
+        raise BadSetting(
+            f"HEARTBEAT_SECONDS ({settings.heartbeat_seconds:g}) must be at most half of LEASE_SECONDS "
+            f"({settings.lease_seconds:g}), or one late heartbeat would lose every job."
+        )
+    return settings

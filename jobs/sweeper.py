@@ -1,0 +1,99 @@
+"""A plain SQL loop that repairs what others left: expired leases, lost doorbells. Works without Redis."""
+
+import random
+import signal
+import threading
+from datetime import timedelta
+from types import FrameType
+
+import structlog
+from sqlalchemy import Connection, delete, func, or_, select
+
+from jobs import lifecycle, logs, settings
+from jobs.catalog import forget_silent_workers
+from jobs.database import Database
+from jobs.errors import DatabaseUnavailable
+from jobs.queue import QueueName, make_signals
+from jobs.signals import Signals
+from jobs.states import FINAL, State
+from jobs.tables import jobs
+
+log = structlog.get_logger(__name__)
+
+_UNSTORED = timedelta(hours=1)  # a `store: false` job whose caller went away before its answer
+_BATCH = 1000  # rows of one DELETE, so that no lock is held for long
+
+
+def sweep(database: Database, signals: Signals, retention: timedelta) -> None:
+    """One round. Harmless if two sweepers run, harmless if none runs for a while."""
+    with database.transaction() as connection:
+        moved = lifecycle.recover_lost(connection)
+        waiting = ring_for_waiting(connection, signals)
+        old = is_prunable(connection, retention)
+        forget_silent_workers(connection)
+    if moved:
+        log.warning("recovered lost jobs", **{str(state): count for state, count in moved.items()})
+    if old:
+        signals.ring(QueueName.CLERK)
+    log.debug("swept", waiting=waiting)
+
+
+def ring_for_waiting(connection: Connection, signals: Signals) -> list[str]:
+    """Ring for every queue that has work due: retries, and any doorbell that got lost."""
+    due = (
+        select(jobs.c.queue).where(jobs.c.state == State.QUEUED, jobs.c.available_at <= func.now()).distinct()
+    )
+    queues = list(connection.execute(due).scalars())
+    for queue in queues:
+        signals.ring(queue)
+    return queues
+
+
+def is_prunable(connection: Connection, retention: timedelta) -> bool:
+    """Whether any finished job is past its time."""
+    return connection.execute(_expired(retention).limit(1)).first() is not None
+
+
+def prune(database: Database, retention: timedelta) -> int:
+    """Delete the finished jobs that are past their time, with their events; return how many."""
+    total = 0
+    while True:
+        with database.transaction() as connection:
+            batch = _expired(retention).limit(_BATCH).with_for_update(skip_locked=True)
+            gone = connection.execute(delete(jobs).where(jobs.c.id.in_(batch))).rowcount
+        total += gone
+        if gone < _BATCH:
+            return total
+
+
+def _expired(retention: timedelta):  # type: ignore[no-untyped-def]
+    age = func.now() - jobs.c.finished_at
+    return select(jobs.c.id).where(
+        jobs.c.state.in_(FINAL), or_(age > retention, ~jobs.c.stored & (age > _UNSTORED))
+    )
+
+
+def main() -> None:
+    """Sweep until told to stop, about every fifth of a lease, so that no job waits long past its lease."""
+    config = settings.read()
+    logs.configure("sweeper", config.log_level)
+    database, signals = Database(config.database, connections=1), make_signals(config)
+    stopped = threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopped.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    log.info("ready")
+    while not stopped.wait(min(5.0, config.lease_seconds / 6) * random.uniform(0.8, 1.2)):
+        try:
+            sweep(database, signals, timedelta(days=config.retention_days))
+        except DatabaseUnavailable as error:
+            log.warning("database is out of reach", error=str(error))
+    signals.close()
+    database.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""The real PostgreSQL and Redis, once per test run, and an empty database for every test that asks."""
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import redis
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import text
+
+from jobs import embedded, keys
+from jobs.database import Database
+from jobs.errors import DatabaseUnavailable
+from jobs.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+T = TypeVar("T")
+
+
+def wait_for(seen: Callable[[], T], seconds: float = 20, every: float = 0.02) -> T:
+    """Wait until `seen()` is true and return it; fail when the deadline passes."""
+    deadline = time.monotonic() + seconds
+    while not (value := seen()):
+        assert time.monotonic() < deadline, f"not seen within {seconds} s"
+        time.sleep(every)
+    return value
+
+
+@pytest.fixture(autouse=True)
+def _no_dotenv(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have settings of their own; the tests must not see them."""
+    monkeypatch.setitem(Settings.model_config, "env_file", None)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A VAR_DIR with PostgreSQL, migrated, and Redis running in it."""
+    var_dir = tmp_path_factory.mktemp("services")
+    embedded.prepare(var_dir)
+    log = (var_dir / "log" / "services.log").open("wb")
+    commands = (embedded.postgres_command(var_dir), embedded.redis_command(var_dir))
+    running = [subprocess.Popen(c, stdout=log, stderr=log, start_new_session=True) for c in commands]
+    database = Database(embedded.postgres_url(var_dir))
+    wait_for(lambda: _answers(database))
+    wait_for(lambda: (embedded.run_folder(var_dir) / "redis.sock").exists())
+    migrate(embedded.postgres_url(var_dir))
+    database.close()
+    yield var_dir
+    for process in running:
+        process.terminate()
+    for process in running:
+        process.wait(timeout=20)
+    log.close()
+
+
+def migrate(url: str) -> None:
+    """Bring a database to the newest tables."""
+    config = Config(ROOT / "alembic.ini", attributes={"url": url})
+    config.set_main_option("script_location", str(ROOT / "migrations"))
+    command.upgrade(config, "head")
+
+
+def _answers(database: Database) -> bool:
+    try:
+        with database.transaction() as connection:
+            connection.execute(text("SELECT 1"))
+    except DatabaseUnavailable:
+        return False
+    return True
+
+
+@pytest.fixture
+def settings(services: Path, _no_dotenv: None) -> Settings:
+    """Settings of a stack that lives in the services' folder."""
+    return Settings(var_dir=services, log_level="WARNING")
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    """An empty database, and an empty Redis beside it."""
+    database = Database(settings.database)
+    with database.transaction() as connection:
+        connection.execute(
+            text("TRUNCATE owners, api_keys, jobs, job_events, model_versions, offers RESTART IDENTITY")
+        )
+    with redis.Redis.from_url(settings.redis) as client:
+        client.flushall()
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def owner(database: Database) -> int:
+    """The id of an owner."""
+    with database.transaction() as connection:
+        identity = keys.identify(connection, keys.issue(connection, "somebody"))
+    assert identity is not None
+    return identity.owner_id
