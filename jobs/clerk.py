@@ -6,14 +6,13 @@ import structlog
 
 from jobs import logs, settings, sweeper
 from jobs.database import Database
-from jobs.queue import QueueName, make_celery
+from jobs.queue import make_celery
 
 log = structlog.get_logger(__name__)
 
 config = settings.read()
 logs.configure("clerk", config.log_level)
 celery = make_celery(config)
-celery.conf.update(task_queues=[q for q in celery.conf.task_queues if q.name == QueueName.CLERK])
 _database = Database(config.database, connections=1, statement_seconds=60)
 
 

@@ -1,9 +1,10 @@
 """How a process reaches PostgreSQL, and the only place that knows when it cannot."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -46,6 +47,23 @@ class Database:
                 yield connection
         except (OperationalError, InterfaceError, PoolTimeout) as error:
             raise DatabaseUnavailable(str(error).splitlines()[0]) from error
+
+    def wait_until_up(self, seconds: float, worth_waiting: Callable[[], bool] = lambda: True) -> None:
+        """Return as soon as PostgreSQL answers.
+
+        Raises:
+            DatabaseUnavailable: it did not within `seconds`, or waiting was no longer worth it.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                with self.transaction() as connection:
+                    connection.execute(text("SELECT 1"))
+                return
+            except DatabaseUnavailable:
+                if time.monotonic() > deadline or not worth_waiting():
+                    raise
+                time.sleep(0.05)
 
     def close(self) -> None:
         """Give every connection back to the server."""

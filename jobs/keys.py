@@ -68,5 +68,11 @@ def any_key(connection: Connection) -> bool:
     return connection.execute(select(api_keys.c.id).limit(1)).first() is not None
 
 
+def unused_name(connection: Connection) -> str:
+    """A name that no owner has."""
+    count = connection.execute(select(func.coalesce(func.max(owners.c.id), 0))).scalar_one()
+    return f"owner-{count + 1}-{secrets.token_hex(3)}"
+
+
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()

@@ -12,6 +12,7 @@ from sqlalchemy import (
     FromClause,
     Integer,
     Row,
+    Select,
     Text,
     and_,
     bindparam,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    null,
     select,
     update,
 )
@@ -28,11 +30,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from jobs import states
 from jobs.attempts import Claim, ClaimedJob, Ending, NewJob
 from jobs.errors import JobError, Poisoned
-from jobs.states import State
+from jobs.states import POISONED_AFTER, SUSPECT_AFTER, State
 from jobs.tables import job_events, jobs
-
-SUSPECT_AFTER = 2  # worker deaths; from then on the job runs alone
-POISONED_AFTER = 3  # worker deaths
 
 _NOW = func.clock_timestamp()  # now() would be the start of the transaction
 
@@ -64,7 +63,7 @@ def claim(
 ) -> list[ClaimedJob]:
     """Take up to `limit` due jobs, in the order of their turns, passing over those others are taking.
 
-    A suspect (see `SUSPECT_AFTER`) is left to `claim_suspect`.
+    A suspect (see `states.SUSPECT_AFTER`) is left to `claim_suspect`.
     """
     return _claim(connection, queue, model, worker, lease, limit, jobs.c.crashes < SUSPECT_AFTER)
 
@@ -89,14 +88,7 @@ def heartbeat(
     held = list(claims)
     if not held:
         return set(), set()
-    given = _given(held)
-    locked = (  # in one order everywhere, or two statements over the same rows could deadlock
-        select(jobs.c.id)
-        .join(given, _owned_by(given))
-        .order_by(jobs.c.id)
-        .with_for_update(of=jobs)
-        .cte("locked")
-    )
+    locked = _locked(held).cte("locked")
     renewed = connection.execute(
         update(jobs)
         .where(jobs.c.id == locked.c.id)
@@ -117,6 +109,7 @@ def settle(connection: Connection, endings: Sequence[Ending]) -> set[Claim]:
     for ending in endings:
         target = State.SUCCEEDED if ending.error is None else State.QUEUED if ending.again else State.FAILED
         groups[target].append(ending)
+    connection.execute(_locked([ending.claim for ending in endings]))
     settled: set[Claim] = set()
     for target, group in groups.items():
         settled |= _end(connection, target, group, jobs.c.cancel_requested_at.is_(None))
@@ -126,6 +119,7 @@ def settle(connection: Connection, endings: Sequence[Ending]) -> set[Claim]:
 
 def cancel(connection: Connection, endings: Sequence[Ending]) -> set[Claim]:
     """End attempts that their clients no longer want; an output holds what was generated so far."""
+    connection.execute(_locked([ending.claim for ending in endings]))
     return _end(connection, State.CANCELLED, endings)
 
 
@@ -168,6 +162,7 @@ def recover_lost(connection: Connection, limit: int = 1000) -> dict[State, int]:
             wanted,
             crashes >= POISONED_AFTER,
             crashes=crashes,
+            code=literal(poison.code, Text),
             error=error_object(poison),
         ),
         State.QUEUED: _move(
@@ -246,7 +241,7 @@ def _end(
         *where,
         code=given.c.code,
         output=given.c.output,
-        error=case((literal(target == State.CANCELLED), None), else_=given.c.error),
+        error=given.c.error,
         failures=jobs.c.failures + given.c.charged,
         **requeued,
     )
@@ -274,6 +269,13 @@ def _given(claims: Sequence[Claim], endings: Sequence[Ending] = ()) -> FromClaus
     return func.unnest(*arrays).table_valued(*columns, name="given").render_derived()
 
 
+def _locked(claims: Sequence[Claim]) -> Select[Any]:
+    """Lock the rows of these claims in one order everywhere, or two groups of them could deadlock."""
+    given = _given(claims)
+    owned = select(jobs.c.id).join(given, _owned_by(given))
+    return owned.order_by(jobs.c.id).with_for_update(of=jobs)
+
+
 def _owned_by(given: FromClause) -> ColumnElement[bool]:
     return and_(jobs.c.id == given.c.id, jobs.c.attempt == given.c.attempt, jobs.c.state == State.RUNNING)
 
@@ -288,6 +290,8 @@ def _move(
     """Move every row that `where` names and the table of moves allows, and log each move beside it."""
     if target is not State.RUNNING:
         values |= {"lease_until": None}
+    if target is State.CANCELLED:
+        values |= {"error": null()}  # an earlier attempt may have left one
     if target in states.FINAL:
         values |= {"finished_at": _NOW}
     moved = (

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, case, delete, func, select, tuple_
+from sqlalchemy import Connection, Row, Select, and_, case, delete, func, select, tuple_, update
 
 from jobs.states import FINAL, State
 from jobs.tables import jobs
@@ -66,6 +66,12 @@ def forget(connection: Connection, owner_id: int, kind: str, job_id: str) -> boo
     """Delete a finished job with its events; return whether there was one."""
     mine = and_(jobs.c.id == job_id, jobs.c.owner_id == owner_id, jobs.c.kind == kind)
     return connection.execute(delete(jobs).where(mine, jobs.c.state.in_(FINAL))).rowcount > 0
+
+
+def hide(connection: Connection, owner_id: int, kind: str, job_id: str) -> bool:
+    """Take a job out of its owner's sight; the sweeper removes the row once it has ended."""
+    mine = and_(jobs.c.id == job_id, jobs.c.owner_id == owner_id, jobs.c.kind == kind)
+    return connection.execute(update(jobs).where(mine).values(stored=False)).rowcount > 0
 
 
 def _read() -> Select[Any]:

@@ -1,12 +1,15 @@
 """Every knob of every process, read once from the environment and `.env`."""
 
+import os
+import re
 import socket
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from jobs import embedded
@@ -21,6 +24,37 @@ def _blank_is_unset(value: str | None) -> str | None:
     return value or None
 
 
+@dataclass(frozen=True)
+class ModelSource:
+    """One entry of MODELS: where a model comes from and how it is quantized (None: the device's default)."""
+
+    name: str
+    source: str
+    quantization: str | None
+
+
+_ENTRY = re.compile(r"(?P<name>[\w.:/-]+)=(?P<source>[^=@]+)(@(?P<quantization>\w+))?")
+
+
+def _sources(models: str) -> tuple[ModelSource, ...]:
+    found: dict[str, ModelSource] = {}
+    for entry in filter(None, (part.strip() for part in models.split(","))):
+        match = _ENTRY.fullmatch(entry)
+        if match is None:
+            raise ValueError(f"{entry!r} is not name=source or name=source@quantization")
+        if match["name"] in found:
+            raise ValueError(f"the name {match['name']!r} is there twice")
+        found[match["name"]] = ModelSource(match["name"], match["source"].strip(), match["quantization"])
+    if not found:
+        raise ValueError("there must be at least one name=source")
+    return tuple(found.values())
+
+
+def _parsable_models(models: str) -> str:
+    _sources(models)
+    return models
+
+
 OptionalText = Annotated[str | None, BeforeValidator(_blank_is_unset)]
 
 
@@ -32,7 +66,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     var_dir: Annotated[Path, BeforeValidator(_absolute)] = Path("var").resolve()
-    models: str = "starter=models/starter"  # name=source[@quantization], comma-separated
+    # name=source[@quantization], comma-separated; a source is a folder or a Hugging Face Hub id
+    models: Annotated[str, AfterValidator(_parsable_models)] = "starter=models/starter"
     device: str = Field(default="auto", pattern="^(auto|cpu|cuda)$")
     slots: int = Field(default=32, ge=1, le=1024)  # sequences in one batch, per model
     token_budget: int = Field(default=128, ge=1)  # rows of one step: everyone's next token, then prompts
@@ -81,6 +116,11 @@ class Settings(BaseSettings):
         return self.artifacts_url or (self.var_dir / "artifacts").as_uri()
 
     @property
+    def sources(self) -> tuple[ModelSource, ...]:
+        """The models that this host's worker shall offer."""
+        return _sources(self.models)
+
+    @property
     def worker(self) -> str:
         """The name under which this host's worker offers its models."""
         return self.worker_name or socket.gethostname()
@@ -93,11 +133,14 @@ def read() -> Settings:
         BadSetting: a variable does not parse; the message names it and says what it takes.
     """
     try:
-        settings = Settings()
+        # a folder of files named as the settings, for passwords that no environment shall show
+        settings = Settings(_secrets_dir=os.environ.get("SECRETS_DIR"))
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         name = str(first["loc"][0]).upper() if first["loc"] else "a setting"
-        raise BadSetting(f"{name} in the environment or .env: {first['msg']}.") from None
+        raise BadSetting(
+            f"{name} in the environment or .env: {first['msg'].removeprefix('Value error, ')}."
+        ) from None
     if settings.heartbeat_seconds * 2 > settings.lease_seconds:
         raise BadSetting(
             f"HEARTBEAT_SECONDS ({settings.heartbeat_seconds:g}) must be at most half of LEASE_SECONDS "

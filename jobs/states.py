@@ -33,3 +33,9 @@ FINAL = frozenset(state for state, moves in TRANSITIONS.items() if not moves)
 def sources(target: State) -> frozenset[State]:
     """The states from which `target` may be reached."""
     return frozenset(state for state, moves in TRANSITIONS.items() if target in moves)
+
+
+SUSPECT_AFTER = 2
+"""Worker deaths; from then on a job runs alone."""
+POISONED_AFTER = 3
+"""Worker deaths; then the job has failed."""

@@ -28,9 +28,10 @@ def sweep(database: Database, signals: Signals, retention: timedelta) -> None:
     """One round. Harmless if two sweepers run, harmless if none runs for a while."""
     with database.transaction() as connection:
         moved = lifecycle.recover_lost(connection)
+        forget_silent_workers(connection)
+    with database.transaction() as connection:  # after the commit: who hears the bell must see the rows
         waiting = ring_for_waiting(connection, signals)
         old = is_prunable(connection, retention)
-        forget_silent_workers(connection)
     if moved:
         log.warning("recovered lost jobs", **{str(state): count for state, count in moved.items()})
     if old:

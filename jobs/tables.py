@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from jobs.states import State
+from jobs.states import SUSPECT_AFTER, State
 
 metadata = MetaData(
     naming_convention={
@@ -83,6 +83,13 @@ jobs = Table(
     CheckConstraint(f"state IN ({', '.join(repr(str(s)) for s in State)})", name="state"),
     CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
     Index("ix_jobs_turn", "queue", "model", "turn", "seq", postgresql_where=text("state = 'queued'")),
+    Index(
+        "ix_jobs_suspects",
+        "queue",
+        "model",
+        "turn",
+        postgresql_where=text(f"state = 'queued' AND crashes >= {SUSPECT_AFTER}"),
+    ),
     Index("ix_jobs_lease_until", "lease_until", postgresql_where=text("state = 'running'")),
     Index("ix_jobs_finished_at", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
     Index("ix_jobs_owner_id_kind_seq", "owner_id", "kind", "seq"),

@@ -9,13 +9,12 @@ from typing import TypeVar
 import pytest
 import redis
 from alembic import command
-from alembic.config import Config
 from sqlalchemy import text
 
 from jobs import embedded, keys
 from jobs.database import Database
-from jobs.errors import DatabaseUnavailable
 from jobs.settings import Settings
+from stack.migrate import alembic_config
 
 ROOT = Path(__file__).parents[1]
 T = TypeVar("T")
@@ -47,9 +46,9 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     commands = (embedded.postgres_command(var_dir), embedded.redis_command(var_dir))
     running = [subprocess.Popen(c, stdout=log, stderr=log, start_new_session=True) for c in commands]
     database = Database(embedded.postgres_url(var_dir))
-    wait_for(lambda: _answers(database))
+    database.wait_until_up(20)
     wait_for(lambda: (embedded.run_folder(var_dir) / "redis.sock").exists())
-    migrate(embedded.postgres_url(var_dir))
+    command.upgrade(alembic_config(embedded.postgres_url(var_dir)), "head")
     database.close()
     yield var_dir
     for process in running:
@@ -57,22 +56,6 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for process in running:
         process.wait(timeout=20)
     log.close()
-
-
-def migrate(url: str) -> None:
-    """Bring a database to the newest tables."""
-    config = Config(ROOT / "alembic.ini", attributes={"url": url})
-    config.set_main_option("script_location", str(ROOT / "migrations"))
-    command.upgrade(config, "head")
-
-
-def _answers(database: Database) -> bool:
-    try:
-        with database.transaction() as connection:
-            connection.execute(text("SELECT 1"))
-    except DatabaseUnavailable:
-        return False
-    return True
 
 
 @pytest.fixture

@@ -1,0 +1,64 @@
+# Penstock's commands. Plain `make` lists them; each sets up what it needs.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# PyTorch's own index of CPU builds; empty: pip's own configuration decides.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' requirements.txt)
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+export PYTHONPATH := $(CURDIR)
+
+.PHONY: help demo up key test check format bench starter clean
+
+help: ## list the commands
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+demo: $(VENV)/ready ## run the main job once: 32 generations through the whole stack, in a folder of its own
+	@$(BIN)/python -m stack.demo
+
+up: $(VENV)/ready ## start the stack in the foreground (HOST, PORT, VAR_DIR, MODELS, SLOTS, ...)
+	@$(BIN)/python -m stack.up
+
+key: $(VENV)/ready ## print a new API key for the running stack (make -s key; OWNER=name for a further key of that owner)
+	@$(BIN)/python -m stack.key
+
+test: $(VENV)/ready-dev ## run the tests
+	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing Debian's chromium for the browser tests"; \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; fi
+	@$(BIN)/pytest
+
+check: $(VENV)/ready-dev ## format, lint, types, import rules, and that migrations match the tables
+	@$(BIN)/ruff format $(if $(CI),--check) .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python -m stack.drift
+
+bench: $(VENV)/ready-dev ## run the benchmarks and print ratios
+	@$(BIN)/python -m bench.stack
+
+starter: $(VENV)/ready ## train the starter model again, from the standard library's source
+	@$(BIN)/python -m trainer.starter.train
+
+clean: ## remove the virtual environment; var/ stays
+	rm -rf $(VENV)
+
+$(VENV)/ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Penstock needs Python 3.11 or newer; $(PYTHON) is older. Name another: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv >/dev/null; \
+		else echo "Python's venv module is missing. Install it first: sudo apt install python3-venv"; exit 1; fi; }
+	@echo "installing Python packages into $(VENV) (once, a few minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --retries 1 --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) '$(TORCH)'
+	@$(PIP) install -r requirements.txt
+	@touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready requirements-dev.txt
+	@$(PIP) install -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,114 @@
+"""What runs on one machine, as a supervisord configuration: who starts first, who stops first, and how."""
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs import embedded
+from jobs.queue import QueueName
+from jobs.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+APP = "app"
+"""Penstock's own processes: started once the database is migrated, stopped before the servers."""
+
+_STOP_SHARE = 0.85  # of DRAIN_SECONDS for the group; PostgreSQL and Redis need what is left
+
+
+@dataclass(frozen=True)
+class Process:
+    """One program that supervisord keeps running."""
+
+    name: str
+    command: list[str]
+    priority: int  # starts in this order, stops in the reverse
+    stop_signal: str
+    stop_seconds: float
+    at_once: bool  # or when told
+
+
+def configuration(settings: Settings) -> str:
+    """The text of supervisord.conf: every process in its own process group, restarted when it dies."""
+    run, log = embedded.run_folder(settings.var_dir), settings.var_dir / "log"
+    processes = [*_servers(settings), *_app(settings)]
+    app = [process.name for process in processes if not process.at_once]
+    head: dict[str, dict[str, object]] = {
+        "supervisord": {
+            "nodaemon": "true",
+            "silent": "true",
+            "user": "root" if os.getuid() == 0 else None,
+            "logfile": log / "supervisord.log",
+            "pidfile": run / "supervisord.pid",
+            "childlogdir": log,
+            "directory": ROOT,
+        },
+        "unix_http_server": {"file": control_socket(settings), "chmod": "0700"},
+        "rpcinterface:supervisor": {
+            "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
+        },
+        f"group:{APP}": {"programs": ",".join(app), "priority": 30},
+    }
+    programs = {f"program:{process.name}": _program(process, log) for process in processes}
+    return "\n".join(_section(name, values) for name, values in (head | programs).items())
+
+
+def control_socket(settings: Settings) -> Path:
+    """Where supervisord takes orders."""
+    return embedded.run_folder(settings.var_dir) / "supervisord.sock"
+
+
+def _servers(settings: Settings) -> list[Process]:
+    servers = []
+    if settings.database_url is None:
+        command = embedded.postgres_command(settings.var_dir)
+        servers.append(Process("postgres", command, 10, "INT", 5, True))
+    if settings.redis_url is None:
+        servers.append(Process("redis", embedded.redis_command(settings.var_dir), 20, "TERM", 2, True))
+    return servers
+
+
+def _app(settings: Settings) -> list[Process]:
+    python = sys.executable
+    seconds = settings.drain_seconds * _STOP_SHARE
+    commands = {
+        "web": [python, "-m", "gunicorn", "--config", "web/gunicorn.conf.py", "web.wsgi:app"],
+        "worker": [python, "-m", "worker.app"],
+        "trainer": _celery(python, "trainer.app", QueueName.TRAIN),
+        "clerk": _celery(python, "jobs.clerk", QueueName.CLERK),
+        "sweeper": [python, "-m", "jobs.sweeper"],
+    }
+    return [Process(name, command, 30, "TERM", seconds, False) for name, command in commands.items()]
+
+
+def _celery(python: str, module: str, queue: QueueName) -> list[str]:
+    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
+    return [python, "-m", "celery", "--app", module, "worker", "--queues", queue, "-n", f"{queue}@%h", *quiet]
+
+
+def _program(process: Process, log: Path) -> dict[str, object]:
+    # A process whose supervisor was killed stops by itself, so nothing is ever left behind.
+    tethered = ["setpriv", "--pdeathsig", process.stop_signal, *process.command]
+    if process.command[0] == "setpriv":
+        tethered = ["setpriv", "--pdeathsig", process.stop_signal, *process.command[1:]]
+    return {
+        "command": shlex.join(tethered),
+        "priority": process.priority,
+        "autostart": str(process.at_once).lower(),
+        "autorestart": "true",
+        "startsecs": 1,
+        "startretries": 1_000_000,  # a server that is away for an hour must find everybody still trying
+        "stopsignal": process.stop_signal,
+        "stopwaitsecs": max(1, round(process.stop_seconds)),
+        "killasgroup": "true",
+        "redirect_stderr": "true",
+        "stdout_logfile": log / f"{process.name}.log",
+        "stdout_logfile_maxbytes": "20MB",
+        "stdout_logfile_backups": 2,
+    }
+
+
+def _section(name: str, values: dict[str, object]) -> str:
+    lines = [f"{key} = {str(value).replace('%', '%%')}" for key, value in values.items() if value is not None]
+    return "\n".join([f"[{name}]", *lines, ""])

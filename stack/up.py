@@ -1,0 +1,232 @@
+"""`make up`: start everything in order, say how to use it, and stop everything in order."""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from xmlrpc.client import ServerProxy
+
+from supervisor.xmlrpc import SupervisorTransport
+
+from jobs import embedded, settings
+from jobs.database import Database
+from jobs.errors import BadSetting, DatabaseUnavailable
+from jobs.settings import Settings
+from stack import processes
+from stack.migrate import migrate
+
+_START_SECONDS = 120  # a Hub download may take longer; the stack goes on meanwhile
+
+
+class Stack:
+    """supervisord as a child, and what must happen between its servers and its processes."""
+
+    def __init__(self, config: Settings) -> None:
+        self.config = config
+        self._supervisord: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> str | None:
+        """Start the servers, migrate, start the processes; return the first key if this made it.
+
+        Raises:
+            BadSetting: something cannot be reached or does not start; the message says what.
+        """
+        embedded.prepare(self.config.var_dir)
+        configuration = embedded.run_folder(self.config.var_dir) / "supervisord.conf"
+        configuration.write_text(processes.configuration(self.config))
+        self._supervisord = subprocess.Popen(
+            [
+                "setpriv",
+                "--pdeathsig",
+                "TERM",
+                sys.executable,
+                "-m",
+                "supervisor.supervisord",
+                "-c",
+                configuration,
+            ],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is ours to pass on, once and in order
+        )
+        database = Database(self.config.database, connections=1)
+        try:
+            database.wait_until_up(30, self.alive)
+        except DatabaseUnavailable as error:
+            raise BadSetting(f"The database cannot be reached: {error}") from None
+        database.close()
+        key = migrate(self.config.database)
+        self._control().supervisor.startProcessGroup(processes.APP, False)
+        return key
+
+    def wait_until_ready(self) -> dict[str, Any]:
+        """Wait until web answers and the worker has said what it offers; return what /readyz says."""
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline and self.alive():
+            ready = read_json(f"{address(self.config)}/readyz")
+            if ready and ready["models"]:
+                return ready
+            time.sleep(0.1)
+        raise BadSetting(
+            f"The stack did not get ready; {self.config.var_dir / 'log'} has each process's log."
+        )
+
+    def alive(self) -> bool:
+        """Whether supervisord runs."""
+        return self._supervisord is not None and self._supervisord.poll() is None
+
+    def wait(self) -> None:
+        """Sleep until supervisord ends."""
+        if self._supervisord is not None:
+            self._supervisord.wait()
+
+    def stop(self) -> None:
+        """Ask supervisord to stop everybody in order, and see to it that it does within DRAIN_SECONDS."""
+        if self._supervisord is None:
+            return
+        self._supervisord.terminate()
+        try:
+            self._supervisord.wait(timeout=self.config.drain_seconds)
+        except subprocess.TimeoutExpired:
+            self._supervisord.kill()
+            self._supervisord.wait()
+
+    def _control(self) -> ServerProxy:
+        path = processes.control_socket(self.config)
+        return ServerProxy("http://localhost", SupervisorTransport(serverurl=f"unix://{path}"))
+
+
+def address(config: Settings) -> str:
+    """The stack's URL for a client on this machine."""
+    host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
+    return f"http://{host}:{config.port}"
+
+
+def read_json(url: str) -> dict[str, Any] | None:
+    """The JSON object at `url`, None while nobody answers well."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+    except (OSError, ValueError):
+        return None
+
+
+@contextlib.contextmanager
+def only_stack_of(var_dir: Path) -> Iterator[None]:
+    """Hold the folder for one stack.
+
+    Raises:
+        BadSetting: another stack runs on it.
+    """
+    var_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (var_dir / "stack.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadSetting(
+                f"A stack already runs on {var_dir}. Stop it, or give this one another VAR_DIR and PORT."
+            ) from None
+        yield
+
+
+def check_port(config: Settings) -> None:
+    """See that nobody listens on the port yet.
+
+    Raises:
+        BadSetting: somebody does, or the address is not ours.
+    """
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((config.host, config.port))
+        except OSError as error:
+            raise BadSetting(
+                f"Cannot listen on {config.host}:{config.port}: {error.strerror}. "
+                f"Stop what uses the port, or choose another: PORT={config.port + 1} make up"
+            ) from None
+
+
+def _greeting(config: Settings, ready: dict[str, Any], key: str | None) -> str:
+    url, model = address(config), next(iter(ready["models"]), "starter")
+    lines = [f"Penstock is up at {url}", ""]
+    for name, state in ready["models"].items():
+        lines.append(f"  model {name}: {state.get('reason') or state['quantization']}")
+    shown = key or "$KEY"
+    lines += [
+        "",
+        f"  API key: {key}   (shown only now)"
+        if key
+        else "  API key: from the first start, or a new one: make -s key",
+    ]
+    lines += [
+        f"  page:    {url}/",
+        "",
+        f"  curl -s '{url}/v1/responses' -H 'Authorization: Bearer {shown}' \\".replace(
+            "'Authorization: Bearer $KEY'", '"Authorization: Bearer $KEY"'
+        ),
+        "    -H 'Content-Type: application/json' \\",
+        f"    -d '{json.dumps({'model': model, 'input': chr(10) + 'def main(', 'max_output_tokens': 64})}'",
+        "",
+        "Ctrl-C stops everything.",
+    ]
+    return "\n".join(lines)
+
+
+class _Stopped(BaseException):
+    """SIGINT or SIGTERM, wherever we were."""
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the second Ctrl-C must not cut the first one short
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _Stopped
+
+
+def main() -> int:
+    """Run the stack in the foreground."""
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
+    stack: Stack | None = None
+    try:
+        config = settings.read()
+        with only_stack_of(config.var_dir):
+            check_port(config)
+            stack = Stack(config)
+            print(f"Starting in {config.var_dir} ...", flush=True)
+            key = stack.start()
+            print(_greeting(config, stack.wait_until_ready(), key), flush=True)
+            stack.wait()
+            print(
+                "supervisord ended unexpectedly; see",
+                config.var_dir / "log" / "supervisord.log",
+                file=sys.stderr,
+            )
+            return 1
+    except _Stopped:
+        print("\nStopping ...", flush=True)
+        began = time.monotonic()
+        if stack is not None:
+            stack.stop()
+        print(f"Stopped in {time.monotonic() - began:.1f} s.", flush=True)
+        return 0
+    except BadSetting as error:
+        print(error, file=sys.stderr)
+        if stack is not None:
+            stack.stop()
+        return 2
+
+
+if __name__ == "__main__":
+    os.chdir(processes.ROOT)
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""The thread that owns the device: it steps every engine in turn, and nothing else touches a tensor."""
+
+import threading
+from collections.abc import Callable
+from collections.abc import Sequence as Several
+from dataclasses import dataclass
+
+import structlog
+from tokenizers import Tokenizer
+
+from worker.engine import Engine
+from worker.sequence import Sequence
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(eq=False)
+class Lane:
+    """One model, its engine, and what intake must know of it."""
+
+    name: str
+    engine: Engine
+    tokenizer: Tokenizer
+    context: int
+    digest: str
+    busy: threading.Event  # the device thread's alarm clock, shared by all lanes
+
+    def submit(self, sequences: Several[Sequence]) -> None:
+        """Hand sequences to the engine; they join its batch at the next step."""
+        for sequence in sequences:
+            self.engine.submit(sequence)
+        self.busy.set()
+
+
+class Device:
+    """Steps whoever has work; sleeps when nobody has."""
+
+    def __init__(self, busy: threading.Event) -> None:
+        self._busy = busy
+        self._stopped = threading.Event()
+
+    def run(
+        self,
+        lanes: Several[Lane],
+        finished: Callable[[Sequence], None],
+        failed: Callable[[Lane, BaseException], None],
+    ) -> None:
+        """Step until `stop`. What an engine raises ends its jobs, not the thread."""
+        while not self._stopped.is_set():
+            self._busy.clear()
+            if not any([self._step(lane, finished, failed) for lane in lanes]):
+                self._busy.wait()
+
+    def stop(self) -> None:
+        """End `run` after its current step."""
+        self._stopped.set()
+        self._busy.set()
+
+    def _step(
+        self,
+        lane: Lane,
+        finished: Callable[[Sequence], None],
+        failed: Callable[[Lane, BaseException], None],
+    ) -> bool:
+        """One turn of one engine; return whether it had anything to do."""
+        if lane.engine.idle:
+            return False
+        try:
+            for sequence in lane.engine.step():
+                finished(sequence)
+        except Exception as error:  # nobody else would hear of it
+            log.exception("step failed", model=lane.name)
+            failed(lane, error)
+        return True

@@ -1,0 +1,230 @@
+"""The counter between SQL and the engines: claims what fits the free slots, commits results in groups."""
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import structlog
+
+from jobs import execution, lifecycle
+from jobs.attempts import Claim, ClaimedJob, Ending
+from jobs.database import Database
+from jobs.errors import DatabaseUnavailable, InvalidPrompt, JobError, WorkerStopping
+from jobs.inputs import GenerationInput
+from jobs.queue import QueueName
+from jobs.signals import ENDED, Signals
+from worker.device import Lane
+from worker.sequence import Sequence
+
+log = structlog.get_logger(__name__)
+
+_POLL_SECONDS = 1.0  # a doorbell may get lost; nobody waits longer than this for one
+
+
+@dataclass(eq=False)
+class Work:
+    """A claimed job in flight: its sequences, and how many have not ended yet."""
+
+    job: ClaimedJob
+    lane: Lane
+    sequences: list[Sequence] = field(default_factory=list)
+    unfinished: int = 0
+    began: float = field(default_factory=time.monotonic)  # seconds
+
+    def output(self) -> dict[str, Any]:
+        """What is stored of the generation, complete or not."""
+        ends = [s.finished_at for s in self.sequences if s.finished_at is not None]
+        return {
+            "sequences": [
+                {"text": s.text, "tokens": list(s.tokens), "finish_reason": s.finish_reason} for s in self.sequences
+            ],
+            "prompt_tokens": sum(len(s.prompt) for s in self.sequences if s.index == 0),
+            "output_tokens": sum(len(s.tokens) for s in self.sequences),
+            "engine_ms": round((max(ends, default=time.monotonic()) - self.began) * 1000, 1),
+            "model_digest": self.lane.digest,
+        }
+
+
+class Intake:
+    """One thread of its own; `finish`, `drop`, `cancel` and `wake` may be called from any."""
+
+    def __init__(
+        self,
+        database: Database,
+        signals: Signals,
+        lanes: Mapping[str, Lane],
+        worker: str,
+        lease: timedelta,
+        max_failures: int,
+    ) -> None:
+        self._database = database
+        self._signals = signals
+        self._lanes = lanes
+        self._worker = worker
+        self._lease = lease
+        self._max_failures = max_failures
+        self._works: dict[Claim, Work] = {}
+        self._of: dict[Sequence, Work] = {}
+        self._endings: deque[Ending] = deque()
+        self._lock = threading.Lock()  # over the three above
+        self._awake = threading.Event()
+        self._stopping = threading.Event()
+
+    def claims(self) -> list[Claim]:
+        """What this process holds, results on their way to SQL included."""
+        with self._lock:
+            return [*self._works, *(ending.claim for ending in self._endings)]
+
+    def wake(self) -> None:
+        """Somebody rang, a slot is free, or a result is there."""
+        self._awake.set()
+
+    def finish(self, sequence: Sequence) -> None:
+        """A sequence has ended; its job ends with its last one, or with the first error."""
+        with self._lock:
+            work = self._of.pop(sequence, None)
+            if work is None:
+                return  # its job was dropped meanwhile
+            work.unfinished -= 1
+            if sequence.error is not None:
+                self._end(work, sequence.error)
+            elif work.unfinished == 0:
+                self._end(work, work.output())
+        self.wake()
+
+    def fail(self, lane: Lane, error: BaseException) -> None:
+        """The engine itself failed: every job in it ends with that."""
+        with self._lock:
+            for work in [work for work in self._works.values() if work.lane is lane]:
+                self._end(work, error)
+        self.wake()
+
+    def drop(self, lost: Iterable[Claim]) -> None:
+        """Somebody else owns these now: stop, and write nothing."""
+        with self._lock:
+            for claim in lost:
+                if work := self._works.get(claim):
+                    log.warning("lease lost", job_id=claim.job_id, attempt=claim.attempt)
+                    self._remove(work)
+
+    def cancel(self, unwanted: Iterable[Claim]) -> None:
+        """Stop these at their next step and keep what they have so far."""
+        with self._lock:
+            for claim in unwanted:
+                if work := self._works.get(claim):
+                    self._end(work, work.output())  # the cancel that was asked for wins in `settle`
+        self.wake()
+
+    def run(self) -> None:
+        """Commit what ended, claim what fits, sleep until woken; until `stop`."""
+        while not self._stopping.is_set():
+            if self._turn() and any(lane.engine.free > 0 for lane in self._lanes.values()):
+                self._claim()
+            self._awake.wait(_POLL_SECONDS * random.uniform(0.8, 1.2))
+            self._awake.clear()
+
+    def stop(self, drain: timedelta) -> None:
+        """Claim no more, finish what ends within `drain`, hand the rest back uncharged."""
+        deadline = time.monotonic() + drain.total_seconds()
+        self._stopping.set()
+        self.wake()
+        while self.claims() and time.monotonic() < deadline:
+            self._awake.wait(0.05)
+            self._awake.clear()
+            self._turn()
+        with self._lock:
+            for work in list(self._works.values()):
+                self._end(work, WorkerStopping("The worker stopped before this job was done."))
+        handed_back = len(self._endings)
+        self._turn()
+        log.info("stopped", handed_back=handed_back)
+
+    def _turn(self) -> bool:
+        """Commit every ending there is, in one transaction; return whether the database took them."""
+        with self._lock:
+            group = list(self._endings)
+        if not group:
+            return True
+        try:
+            with self._database.transaction() as connection:
+                settled = lifecycle.settle(connection, group)
+        except DatabaseUnavailable as error:
+            log.warning("results wait for the database", results=len(group), error=str(error))
+            return False
+        with self._lock:
+            for _ in group:
+                self._endings.popleft()
+        self._signals.hint(ENDED, [claim.job_id for claim in settled])
+        for ending in group:
+            if ending.claim not in settled:
+                log.warning("result dropped, lease lost", job_id=ending.claim.job_id)
+        return True
+
+    def _claim(self) -> None:
+        try:
+            with self._database.transaction() as connection:
+                jobs = self._claim_for_every_lane(connection)
+        except DatabaseUnavailable as error:
+            log.warning("cannot claim, database is out of reach", error=str(error))
+            return
+        for job in jobs:
+            self._begin(job)
+
+    def _claim_for_every_lane(self, connection: Any) -> list[ClaimedJob]:
+        queue, jobs = QueueName.GENERATE, list[ClaimedJob]()
+        for name in self._lanes:
+            if lifecycle.suspect_waits(connection, queue, name):
+                # it may take the process down: let everybody else finish first
+                if self.claims():
+                    return []
+                return lifecycle.claim_suspect(connection, queue, name, self._worker, self._lease)
+        for name, lane in self._lanes.items():
+            if (free := lane.engine.free) > 0:
+                jobs += lifecycle.claim(connection, queue, name, self._worker, self._lease, free)
+        return jobs
+
+    def _begin(self, job: ClaimedJob) -> None:
+        lane = self._lanes[job.model]
+        work = Work(job, lane)
+        try:
+            work.sequences = _sequences(GenerationInput.model_validate(job.input), lane)
+        except JobError as error:
+            with self._lock:
+                self._end(work, error)
+            self.wake()
+            return
+        work.unfinished = len(work.sequences)
+        with self._lock:
+            self._works[job.claim] = work
+            self._of.update((sequence, work) for sequence in work.sequences)
+        lane.submit(work.sequences)
+
+    def _end(self, work: Work, outcome: Mapping[str, Any] | BaseException) -> None:
+        self._remove(work)
+        self._endings.append(execution.ending(work.job, outcome, self._max_failures))
+
+    def _remove(self, work: Work) -> None:
+        self._works.pop(work.job.claim, None)
+        for sequence in work.sequences:
+            if self._of.pop(sequence, None) is not None:
+                work.lane.engine.drop(sequence)
+
+
+def _sequences(task: GenerationInput, lane: Lane) -> list[Sequence]:
+    """`n` sequences for each prompt, in the order of the answer."""
+    found = []
+    for number, prompt in enumerate(task.prompts):
+        tokens = lane.tokenizer.encode(prompt).ids if isinstance(prompt, str) else list(prompt)
+        room = lane.context - len(tokens)
+        if not tokens or room < task.sampling.max_tokens:
+            raise InvalidPrompt(
+                f"Prompt {number} has {len(tokens)} tokens; with {task.sampling.max_tokens} to generate "
+                f"it does not fit the {lane.context} of {lane.name}."
+            )
+        found += [Sequence(tokens, task.sampling, number * task.n + index) for index in range(task.n)]
+    return found
