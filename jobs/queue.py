@@ -1,9 +1,11 @@
 """The only way in: the Celery application, its queues, and `enqueue`."""
 
+import warnings
 from datetime import timedelta
 from enum import StrEnum
 
 from celery import Celery
+from celery.platforms import SecurityWarning
 from kombu.entity import Queue
 
 from jobs import lifecycle
@@ -31,14 +33,20 @@ DOORBELLS = {
 """The task that each queue's bell names. None has a payload."""
 
 
+QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING")
+"""For `celery worker`: no chatter between workers, which have nothing to say to each other."""
+
+
 def make_celery(settings: Settings) -> Celery:
     """The Celery application: JSON, no results, bounded sockets, and nothing held while work runs."""
+    # it warns of root because of pickle, which nobody here accepts
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     app = Celery("penstock", broker=_broker_url(settings.redis))
     app.conf.update(
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
-        task_queues=[Queue(name) for name in QueueName],  # type: ignore[no-untyped-call]
+        task_queues=[Queue(name, routing_key=name) for name in QueueName],  # type: ignore[no-untyped-call]
         task_create_missing_queues=False,
         task_routes={task: {"queue": queue} for queue, task in DOORBELLS.items()},
         task_publish_retry=False,

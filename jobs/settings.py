@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     models: Annotated[str, AfterValidator(_parsable_models)] = "starter=models/starter"
     device: str = Field(default="auto", pattern="^(auto|cpu|cuda)$")
     slots: int = Field(default=32, ge=1, le=1024)  # sequences in one batch, per model
-    token_budget: int = Field(default=128, ge=1)  # rows of one step: everyone's next token, then prompts
+    token_budget: int = Field(default=0, ge=0)  # rows of one step: next tokens, then prompts; 0: SLOTS + 96
     torch_threads: int = Field(default=0, ge=0)  # 0: one per core
 
     database_url: OptionalText = None  # unset: PostgreSQL inside var_dir
@@ -116,6 +116,11 @@ class Settings(BaseSettings):
         return self.artifacts_url or (self.var_dir / "artifacts").as_uri()
 
     @property
+    def rows_per_step(self) -> int:
+        """The most tokens that go through a model in one pass."""
+        return self.token_budget or self.slots + 96
+
+    @property
     def sources(self) -> tuple[ModelSource, ...]:
         """The models that this host's worker shall offer."""
         return _sources(self.models)
@@ -145,5 +150,10 @@ def read() -> Settings:
         raise BadSetting(
             f"HEARTBEAT_SECONDS ({settings.heartbeat_seconds:g}) must be at most half of LEASE_SECONDS "
             f"({settings.lease_seconds:g}), or one late heartbeat would lose every job."
+        )
+    if settings.rows_per_step <= settings.slots:
+        raise BadSetting(
+            f"TOKEN_BUDGET ({settings.token_budget}) must be larger than SLOTS ({settings.slots}), "
+            "or no prompt could join a full batch."
         )
     return settings

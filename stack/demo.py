@@ -116,7 +116,7 @@ def report(jobs: list[dict[str, Any]], seconds: float) -> None:
             overheads.append(timings["total_ms"] - timings["engine_ms"])
     tokens = sum((job["usage"] or {}).get("output_tokens", 0) for job in jobs)
     print(
-        f"\n{tokens} tokens in {seconds:.2f} s: {tokens / seconds:.0f} tokens/s over all jobs, submitting and polling included"
+        f"\n{tokens} tokens in {seconds:.2f} s: {tokens / seconds:.0f} tokens/s, first request to last answer"
     )
     print(
         "overhead of the stack per job (accepted to stored, less the engine's time): "

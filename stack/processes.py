@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs import embedded
-from jobs.queue import QueueName
+from jobs.queue import QUIET, QueueName
 from jobs.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -83,8 +83,8 @@ def _app(settings: Settings) -> list[Process]:
 
 
 def _celery(python: str, module: str, queue: QueueName) -> list[str]:
-    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
-    return [python, "-m", "celery", "--app", module, "worker", "--queues", queue, "-n", f"{queue}@%h", *quiet]
+    celery = [python, "-m", "celery", "--quiet", "--app", module]
+    return [*celery, "worker", "--queues", queue, "-n", f"{queue}@%h", *QUIET]
 
 
 def _program(process: Process, log: Path) -> dict[str, object]:

@@ -21,7 +21,7 @@ from jobs.artifacts import ArtifactStore
 from jobs.catalog import ModelVersion
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable, ModelUnavailable
-from jobs.queue import DOORBELLS, QueueName, make_celery, make_signals
+from jobs.queue import DOORBELLS, QUIET, QueueName, make_celery, make_signals
 from jobs.settings import ModelSource, Settings
 from jobs.signals import CANCELLED, Listener
 from worker.device import Device, Lane
@@ -102,9 +102,9 @@ class Worker:
         return ArtifactStore(self._config.artifacts).put(model.tokenizer_json)
 
     def _lane(self, name: str, model: LoadedModel) -> Lane:
-        engine = Engine(model.model, model.tokenizer, self._config.slots, self._config.token_budget)
+        engine = Engine(model.model, model.tokenizer, self._config.slots, self._config.rows_per_step)
         engine.warm_up()
-        return Lane(name, engine, model.tokenizer, model.context, model.digest, self._busy)
+        return Lane(name, engine, model.tokenizer, model.digest, self._busy)
 
     def _offer(self, versions: list[ModelVersion], failed: dict[str, str]) -> None:
         while True:
@@ -156,13 +156,10 @@ def main() -> None:
     worker.start()
     try:
         celery.worker_main(
-            ["worker", "--queues", QueueName.GENERATE, "--hostname", f"worker@{config.worker}", *_QUIET]
+            ["--quiet", "worker", "--queues", QueueName.GENERATE, "-n", f"worker@{config.worker}", *QUIET]
         )
     finally:
         worker.stop()
-
-
-_QUIET = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ class Lane:
     name: str
     engine: Engine
     tokenizer: Tokenizer
-    context: int
     digest: str
     busy: threading.Event  # the device thread's alarm clock, shared by all lanes
 
@@ -48,7 +47,8 @@ class Device:
         """Step until `stop`. What an engine raises ends its jobs, not the thread."""
         while not self._stopped.is_set():
             self._busy.clear()
-            if not any([self._step(lane, finished, failed) for lane in lanes]):
+            turns = [self._step(lane, finished, failed) for lane in lanes]  # everybody has one
+            if not any(turns):
                 self._busy.wait()
 
     def stop(self) -> None:
@@ -70,5 +70,6 @@ class Device:
                 finished(sequence)
         except Exception as error:  # nobody else would hear of it
             log.exception("step failed", model=lane.name)
+            lane.engine.abandon()
             failed(lane, error)
         return True

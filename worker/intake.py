@@ -10,11 +10,13 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
+from sqlalchemy import Connection
+from tokenizers import Tokenizer
 
 from jobs import execution, lifecycle
 from jobs.attempts import Claim, ClaimedJob, Ending
 from jobs.database import Database
-from jobs.errors import DatabaseUnavailable, InvalidPrompt, JobError, WorkerStopping
+from jobs.errors import DatabaseUnavailable, JobError, WorkerStopping
 from jobs.inputs import GenerationInput
 from jobs.queue import QueueName
 from jobs.signals import ENDED, Signals
@@ -32,22 +34,27 @@ class Work:
 
     job: ClaimedJob
     lane: Lane
-    sequences: list[Sequence] = field(default_factory=list)
+    sequences: list[Sequence] = field(default_factory=list)  # prompt by prompt
+    per_prompt: int = 1
     unfinished: int = 0
     began: float = field(default_factory=time.monotonic)  # seconds
 
     def output(self) -> dict[str, Any]:
         """What is stored of the generation, complete or not."""
-        ends = [s.finished_at for s in self.sequences if s.finished_at is not None]
+        ends = [sequence.finished_at or time.monotonic() for sequence in self.sequences]
+        shown = [self._shown(sequence) for sequence in self.sequences]
         return {
-            "sequences": [
-                {"text": s.text, "tokens": list(s.tokens), "finish_reason": s.finish_reason} for s in self.sequences
-            ],
-            "prompt_tokens": sum(len(s.prompt) for s in self.sequences if s.index == 0),
-            "output_tokens": sum(len(s.tokens) for s in self.sequences),
-            "engine_ms": round((max(ends, default=time.monotonic()) - self.began) * 1000, 1),
+            "sequences": shown,
+            "prompt_tokens": sum(len(s.prompt) for s in self.sequences[:: self.per_prompt]),
+            "output_tokens": sum(len(sequence["tokens"]) for sequence in shown),
+            "engine_ms": round((max(ends, default=self.began) - self.began) * 1000, 1),
             "model_digest": self.lane.digest,
         }
+
+    def _shown(self, sequence: Sequence) -> dict[str, Any]:
+        tokens = list(sequence.tokens)
+        text = sequence.text if sequence.finished else self.lane.tokenizer.decode(tokens)
+        return {"text": text, "tokens": tokens, "finish_reason": sequence.finish_reason}
 
 
 class Intake:
@@ -175,7 +182,7 @@ class Intake:
         for job in jobs:
             self._begin(job)
 
-    def _claim_for_every_lane(self, connection: Any) -> list[ClaimedJob]:
+    def _claim_for_every_lane(self, connection: Connection) -> list[ClaimedJob]:
         queue, jobs = QueueName.GENERATE, list[ClaimedJob]()
         for name in self._lanes:
             if lifecycle.suspect_waits(connection, queue, name):
@@ -189,20 +196,19 @@ class Intake:
         return jobs
 
     def _begin(self, job: ClaimedJob) -> None:
-        lane = self._lanes[job.model]
-        work = Work(job, lane)
-        try:
-            work.sequences = _sequences(GenerationInput.model_validate(job.input), lane)
-        except JobError as error:
-            with self._lock:
-                self._end(work, error)
-            self.wake()
-            return
+        task = GenerationInput.model_validate(job.input)
+        work = Work(job, self._lanes[job.model], per_prompt=task.n)
+        work.sequences = _sequences(task, work.lane.tokenizer)
         work.unfinished = len(work.sequences)
         with self._lock:
             self._works[job.claim] = work
             self._of.update((sequence, work) for sequence in work.sequences)
-        lane.submit(work.sequences)
+        try:
+            work.lane.submit(work.sequences)
+        except JobError as error:  # the door checked it against another version of the model
+            with self._lock:
+                self._end(work, error)
+            self.wake()
 
     def _end(self, work: Work, outcome: Mapping[str, Any] | BaseException) -> None:
         self._remove(work)
@@ -215,16 +221,8 @@ class Intake:
                 work.lane.engine.drop(sequence)
 
 
-def _sequences(task: GenerationInput, lane: Lane) -> list[Sequence]:
+def _sequences(task: GenerationInput, tokenizer: Tokenizer) -> list[Sequence]:
     """`n` sequences for each prompt, in the order of the answer."""
-    found = []
-    for number, prompt in enumerate(task.prompts):
-        tokens = lane.tokenizer.encode(prompt).ids if isinstance(prompt, str) else list(prompt)
-        room = lane.context - len(tokens)
-        if not tokens or room < task.sampling.max_tokens:
-            raise InvalidPrompt(
-                f"Prompt {number} has {len(tokens)} tokens; with {task.sampling.max_tokens} to generate "
-                f"it does not fit the {lane.context} of {lane.name}."
-            )
-        found += [Sequence(tokens, task.sampling, number * task.n + index) for index in range(task.n)]
-    return found
+    prompts = [tokenizer.encode(p).ids if isinstance(p, str) else list(p) for p in task.prompts]
+    repeated = [prompt for prompt in prompts for _ in range(task.n)]
+    return [Sequence(prompt, task.sampling, index) for index, prompt in enumerate(repeated)]

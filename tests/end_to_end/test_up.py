@@ -1,0 +1,117 @@
+"""What `make up` and `make key` promise to the person at the terminal."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, wait_for
+from tests.end_to_end.conftest import RunningStack, free_port, start_stack
+
+
+def run(module: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", module]
+    return subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_a_second_start_on_the_same_folder_is_one_sentence(stack: RunningStack) -> None:
+    second = run("stack.up", {**stack.environment, "PORT": str(free_port())})
+    assert second.returncode == 2
+    assert second.stderr.strip() == (
+        f"A stack already runs on {stack.settings.var_dir}. "
+        "Stop it, or give this one another VAR_DIR and PORT."
+    )
+
+
+def test_a_taken_port_is_one_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = run(
+            "stack.up", {**os.environ, "VAR_DIR": str(tmp_path), "PORT": str(port), "PYTHONPATH": str(ROOT)}
+        )
+    assert refused.returncode == 2
+    assert refused.stderr.strip() == (
+        f"Cannot listen on 127.0.0.1:{port}: Address already in use. "
+        f"Stop what uses the port, or choose another: PORT={port + 1} make up"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("PORT", "eighty", "PORT in the environment or .env: Input should be a valid integer"),
+        ("MODELS", "starter", "MODELS in the environment or .env: 'starter' is not name=source"),
+        ("LEASE_SECONDS", "4", "HEARTBEAT_SECONDS (5) must be at most half of LEASE_SECONDS (4)"),
+        ("TOKEN_BUDGET", "8", "TOKEN_BUDGET (8) must be larger than SLOTS (32)"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(tmp_path: Path, name: str, value: str, sentence: str) -> None:
+    refused = run("stack.up", {**os.environ, "VAR_DIR": str(tmp_path), "PYTHONPATH": str(ROOT), name: value})
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(sentence)
+    assert refused.stderr.count("\n") == 1
+
+
+def test_make_key_prints_a_working_key_alone(stack: RunningStack) -> None:
+    made = run("stack.key", stack.environment)
+    assert made.returncode == 0
+    key = made.stdout.strip()
+    assert " " not in key
+    other = RunningStack(stack.process, stack.settings, stack.environment, key)
+    assert other.call("GET", "/v1/models")[0] == 200
+    assert other.get(stack.submit(max_output_tokens=1))["error"]["code"] is not None  # another owner's job
+
+
+def test_two_keys_of_one_owner_see_the_same_jobs(stack: RunningStack) -> None:
+    named = {**stack.environment, "OWNER": "team"}
+    first, second = (
+        RunningStack(stack.process, stack.settings, named, run("stack.key", named).stdout.strip())
+        for _ in range(2)
+    )
+    job = first.submit(max_output_tokens=1)
+    assert second.get(job)["id"] == job
+
+
+def test_a_key_without_a_stack_is_one_sentence(tmp_path: Path) -> None:
+    refused = run("stack.key", {**os.environ, "VAR_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)})
+    assert refused.returncode == 2
+    assert refused.stderr.strip() == f"No stack runs on {tmp_path}: start it with `make up`, then ask again."
+
+
+def test_ctrl_c_hands_back_what_runs_and_the_next_start_finishes_it(tmp_path: Path) -> None:
+    first = start_stack(tmp_path, DRAIN_SECONDS="3", SLOTS="2")
+    jobs = [first.submit(max_output_tokens=480) for _ in range(12)]
+    wait_for(lambda: first.get(jobs[0])["status"] != "queued", every=0.005)
+    group = [
+        first.pid(name) for name in ("postgres", "redis", "web", "worker", "trainer", "clerk", "sweeper")
+    ]
+    began = time.monotonic()
+    assert first.stop() == 0
+    assert time.monotonic() - began < 3 + 1  # DRAIN_SECONDS, and a second for this process
+    assert not [pid for pid in group if Path(f"/proc/{pid}").exists()]
+
+    again = start_stack(tmp_path)
+    again.key = first.key
+    try:
+        done = [again.end(job, seconds=90) for job in jobs]
+        assert {job["status"] for job in done} == {"incomplete"}
+        assert not any("API key: sk-" in line for line in again.output)
+    finally:
+        again.stop()
+
+
+def test_nothing_is_left_when_the_starter_is_killed(tmp_path: Path) -> None:
+    stack = start_stack(tmp_path, DRAIN_SECONDS="3")
+    group = [
+        stack.pid(name) for name in ("postgres", "redis", "web", "worker", "trainer", "clerk", "sweeper")
+    ]
+    stack.process.send_signal(signal.SIGKILL)
+    stack.process.wait()
+    wait_for(lambda: not [pid for pid in group if Path(f"/proc/{pid}").exists()], seconds=15)
