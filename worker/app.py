@@ -139,8 +139,15 @@ def _version(name: str, model: LoadedModel, tokenizer: str) -> ModelVersion:
     )
 
 
+def _end_process(crash: threading.ExceptHookArgs) -> None:
+    """A thread that died leaves half a worker: end all of it, and let the supervisor start a whole one."""
+    log.error("thread died", thread=crash.thread and crash.thread.name, exc_info=crash.exc_value)
+    os._exit(1)
+
+
 def main() -> None:
     """Run until SIGTERM: load, serve, drain."""
+    threading.excepthook = _end_process
     config = settings.read()
     logs.configure("worker", config.log_level)
     torch.set_num_threads(config.torch_threads or os.cpu_count() or 1)

@@ -11,12 +11,13 @@ from typing import Any
 
 import structlog
 from sqlalchemy import Connection
+from sqlalchemy.exc import DataError
 from tokenizers import Tokenizer
 
 from jobs import execution, lifecycle
 from jobs.attempts import Claim, ClaimedJob, Ending
 from jobs.database import Database
-from jobs.errors import DatabaseUnavailable, JobError, WorkerStopping
+from jobs.errors import DatabaseUnavailable, JobError, Unexpected, WorkerStopping
 from jobs.inputs import GenerationInput
 from jobs.queue import QueueName
 from jobs.signals import ENDED, Signals
@@ -54,6 +55,7 @@ class Work:
     def _shown(self, sequence: Sequence) -> dict[str, Any]:
         tokens = list(sequence.tokens)
         text = sequence.text if sequence.finished else self.lane.tokenizer.decode(tokens)
+        text = text.replace("\0", "\ufffd")  # PostgreSQL's JSONB has no NUL; the token ids keep it
         return {"text": text, "tokens": tokens, "finish_reason": sequence.finish_reason}
 
 
@@ -155,22 +157,33 @@ class Intake:
         """Commit every ending there is, in one transaction; return whether the database took them."""
         with self._lock:
             group = list(self._endings)
-        if not group:
-            return True
         try:
-            with self._database.transaction() as connection:
-                settled = lifecycle.settle(connection, group)
+            settled = self._commit(group)
         except DatabaseUnavailable as error:
             log.warning("results wait for the database", results=len(group), error=str(error))
             return False
         with self._lock:
             for _ in group:
                 self._endings.popleft()
-        self._signals.hint(ENDED, [claim.job_id for claim in settled])
+        if settled:
+            self._signals.hint(ENDED, [claim.job_id for claim in settled])
         for ending in group:
             if ending.claim not in settled:
                 log.warning("result dropped, lease lost", job_id=ending.claim.job_id)
         return True
+
+    def _commit(self, group: list[Ending]) -> set[Claim]:
+        """Settle a group; a result that PostgreSQL cannot store fails alone and holds up nobody."""
+        if not group:
+            return set()
+        try:
+            with self._database.transaction() as connection:
+                return lifecycle.settle(connection, group)
+        except DataError as error:
+            if len(group) > 1:
+                return set().union(*(self._commit([ending]) for ending in group))
+            log.error("result cannot be stored", job_id=group[0].claim.job_id, exc_info=error)
+            return self._commit([Ending(group[0].claim, error=Unexpected("The result cannot be stored."))])
 
     def _claim(self) -> None:
         try:

@@ -1,0 +1,1 @@
+"""Generation: many sequences in one batch on one device. Knows no HTTP."""

@@ -1,0 +1,158 @@
+"""The only holder of keys and values: one fixed slot per sequence, and attention over the slots."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from worker.scheduler import Chunk, Rows
+
+# Lengths are rounded up to these, so that a reduction never has another order because of a neighbour's
+# length or of where a prompt was cut: the same bits alone or in a batch.
+KEYS, QUERIES = 64, 32
+
+
+@dataclass(frozen=True)
+class Decode:
+    """The next-token rows of a pass: the slots they read, and who sees which position there."""
+
+    count: int  # rows
+    slots: slice | Tensor  # slots read
+    places: Tensor | None  # [count] where each row stands among the slots read; None when row by row
+    read: int  # how many slots are read
+    mask: Tensor  # [read, 1, 1, length]
+
+    @property
+    def length(self) -> int:
+        """Positions read."""
+        return self.mask.shape[-1]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the rows of one pass write and what they see; the same for every layer."""
+
+    where: Tensor  # [rows * heads] places in a layer's keys, seen as [slots * heads * context, head width]
+    decode: Decode | None
+    prefills: list[tuple[Chunk, Tensor]]  # each with its mask [queries, length]
+
+
+class Cache:
+    """Keys and values of `slots` sequences of up to `context` tokens.
+
+    Memory of a CPU's positions that nobody has written costs nothing: the pages are not touched.
+    """
+
+    def __init__(
+        self, layers: int, slots: int, heads: int, context: int, width: int, dtype: torch.dtype, device: str
+    ) -> None:
+        context = _rounded(context)
+        self.heads, self.context, self.width = heads, context, width
+        self.dtype = (
+            dtype if device == "cuda" else torch.float32
+        )  # a CPU has no fast 16-bit attention in torch
+        self.device = device
+        shape = (slots, heads, context, width)
+        self._keys = [_untouched_zeros(shape, self.dtype, device) for _ in range(layers)]
+        self._values = [_untouched_zeros(shape, self.dtype, device) for _ in range(layers)]
+
+    def clear(self, slot: int) -> None:
+        """Zero a slot. Needed after NaN only: what is masked is multiplied by zero, and 0 x NaN is NaN."""
+        for layer in (*self._keys, *self._values):
+            layer[slot].zero_()
+
+    def plan(self, rows: Rows) -> Plan:
+        """What all layers need to know about a pass."""
+        slots = torch.tensor(rows.slots, device=self.device)
+        positions = torch.tensor(rows.positions, device=self.device)
+        heads = torch.arange(self.heads, device=self.device)
+        where = (slots[:, None] * self.heads + heads) * self.context + positions[:, None]
+        decode = (
+            self._plan_decode(slots[: rows.decodes], positions[: rows.decodes], rows)
+            if rows.decodes
+            else None
+        )
+        return Plan(where.flatten(), decode, [(chunk, self._prefill_mask(chunk)) for chunk in rows.chunks])
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, plan: Plan, scale: float
+    ) -> Tensor:
+        """Keep the rows' keys and values, then let each row look back. All [rows, heads, width]."""
+        keys, values = self._keys[layer], self._values[layer]
+        for kept, new in ((keys, key), (values, value)):
+            kept.view(-1, self.width).index_copy_(0, plan.where, new.to(self.dtype).reshape(-1, self.width))
+        query = query.to(self.dtype)
+        seen = []
+        if plan.decode is not None:
+            seen.append(_decode(query[: plan.decode.count], keys, values, plan.decode, scale))
+        for chunk, mask in plan.prefills:
+            rows = query[chunk.row : chunk.row + chunk.count]
+            seen.append(_prefill(rows, keys[chunk.slot], values[chunk.slot], mask, scale))
+        return torch.cat(seen).flatten(1).float()
+
+    def _plan_decode(self, slots: Tensor, positions: Tensor, rows: Rows) -> Decode:
+        span = rows.slots[rows.decodes - 1] + 1  # rows come in the order of their slots
+        length = _rounded(max(rows.positions[: rows.decodes]) + 1)
+        if span > 2 * rows.decodes:  # mostly holes: copying the few is cheaper than reading all
+            return Decode(
+                rows.decodes, slots, None, rows.decodes, self._mask(positions, length)[:, None, None]
+            )
+        if span == rows.decodes:
+            return Decode(span, slice(0, span), None, span, self._mask(positions, length)[:, None, None])
+        ends = torch.zeros(span, dtype=positions.dtype, device=self.device)  # a hole looks at one position
+        ends[slots] = positions
+        return Decode(rows.decodes, slice(0, span), slots, span, self._mask(ends, length)[:, None, None])
+
+    def _prefill_mask(self, chunk: Chunk) -> Tensor:
+        queries = -(-chunk.count // QUERIES) * QUERIES
+        ends = torch.arange(chunk.start, chunk.start + queries, device=self.device)
+        return self._mask(ends, _rounded(chunk.start + chunk.count))
+
+    def _mask(self, ends: Tensor, length: int) -> Tensor:
+        """[len(ends), length]: 0 up to and including each end, minus infinity behind it."""
+        behind = torch.arange(length, device=self.device) > ends[:, None]
+        return torch.zeros(behind.shape, dtype=self.dtype, device=self.device).masked_fill_(
+            behind, -torch.inf
+        )
+
+
+def _decode(query: Tensor, keys: Tensor, values: Tensor, decode: Decode, scale: float) -> Tensor:
+    """Attention of one row per slot, for all slots at once."""
+    if decode.places is not None:
+        spread = query.new_zeros(decode.read, *query.shape[1:])
+        query = spread.index_copy_(0, decode.places, query)
+    keys, values = keys[decode.slots, :, : decode.length], values[decode.slots, :, : decode.length]
+    seen = _attention(query.unsqueeze(2), keys, values, decode.mask, scale).squeeze(2)
+    return seen if decode.places is None else seen[decode.places]
+
+
+def _prefill(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """Attention of consecutive rows of one slot."""
+    queries, length = mask.shape
+    padded = query.new_zeros(queries, *query.shape[1:])
+    padded[: len(query)] = query
+    seen = _attention(padded.transpose(0, 1), keys[:, :length], values[:, :length], mask, scale)
+    return seen.transpose(0, 1)[: len(query)]
+
+
+def _attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """query [..., heads, queries, width] looks at keys and values [..., heads, length, width]."""
+    if query.is_cuda:
+        return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale)
+    # on a CPU the fused attention is slower for single rows, and its bits depend on which thread ran them
+    scores = torch.matmul(query * scale, keys.transpose(-2, -1)).add_(mask)
+    return torch.matmul(scores.softmax(-1), values)
+
+
+def _untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:
+    """Zeros; on a CPU the system maps them on first use, where `torch.zeros` would write them all."""
+    if device != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    size = int(np.prod(shape)) * dtype.itemsize
+    return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(dtype).view(shape)
+
+
+def _rounded(length: int) -> int:
+    return -(-length // KEYS) * KEYS
