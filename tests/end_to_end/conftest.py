@@ -13,13 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from xmlrpc.client import ServerProxy
 
 import pytest
-from supervisor.xmlrpc import SupervisorTransport
 
 from jobs.settings import Settings
-from stack.processes import control_socket
+from stack.processes import supervisor
 from tests.conftest import ROOT, wait_for
 
 FINAL = {"completed", "incomplete", "failed", "cancelled"}
@@ -69,11 +67,9 @@ class RunningStack:
 
     def pid(self, name: str) -> int:
         """The process id of one of the stack's programs; 0 while it is down."""
-        control = ServerProxy(
-            "http://x", SupervisorTransport(serverurl=f"unix://{control_socket(self.settings)}")
-        )
-        names = {"postgres": "postgres", "redis": "redis"}
-        return int(control.supervisor.getProcessInfo(names.get(name, f"app:{name}"))["pid"])  # type: ignore[call-overload,index,arg-type]
+        program = name if name in ("postgres", "redis") else f"app:{name}"
+        with supervisor(self.settings) as control:
+            return int(control.getProcessInfo(program)["pid"])
 
     def stop(self) -> int:
         """Ctrl-C; return the exit status."""
@@ -91,7 +87,13 @@ def free_port() -> int:
 
 def start_stack(var_dir: Path, **environment: str) -> RunningStack:
     """Start `python -m stack.up`, as `make up` does, and wait until it says that it is up."""
-    own = {"VAR_DIR": str(var_dir), "PORT": str(free_port()), "SLOTS": "8", **environment}
+    own = {
+        "VAR_DIR": str(var_dir),
+        "PORT": str(free_port()),
+        "SLOTS": "8",
+        "MODELS": "starter=/tmp/tiny",
+        **environment,
+    }
     clean = {k: v for k, v in os.environ.items() if k.lower() not in Settings.model_fields}
     env = {**clean, **own, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(

@@ -1,0 +1,92 @@
+"""Who may see what: keys, their owners, and everybody else."""
+
+import time
+
+import pytest
+from flask import Flask
+from sqlalchemy import text
+
+from jobs import keys
+from jobs.database import Database
+from tests.conftest import wait_for
+from tests.web.conftest import Caller, rows, the_error
+
+PUBLIC = {"/", "/healthz", "/readyz", "/static/<path:filename>"}
+
+
+def routes(app: Flask) -> list[tuple[str, str]]:
+    """Every method and URL that needs a key."""
+    return [
+        (method, rule.rule)
+        for rule in app.url_map.iter_rules()
+        if rule.rule not in PUBLIC
+        for method in sorted(rule.methods or ())
+    ]
+
+
+@pytest.mark.parametrize("wrong", [None, "", "x", "sk-penstock-0123456789ab-" + "x" * 43])
+def test_every_route_needs_a_key(app: Flask, offered: Database, wrong: str | None) -> None:
+    for method, rule in [*routes(app), ("GET", "/v1/nothing")]:
+        answer = Caller(app, wrong).send(method, rule)
+        assert answer.status_code == 401
+        if method != "HEAD":
+            the_error(answer, 401, "invalid_api_key" if wrong else "missing_api_key")
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert rows(offered) == 0
+
+
+def test_only_a_bearer_key_counts(app: Flask, key: str) -> None:
+    for header in (key, f"Basic {key}", f"bearer{key}"):
+        assert Caller(app, None).send("GET", "/v1/models", Authorization=header).status_code == 401
+    assert Caller(app, None).send("GET", "/v1/models", Authorization=f"bearer {key}").status_code == 200
+
+
+def test_a_key_that_is_wrong_at_its_end_says_no_more_than_any_other(app: Flask, key: str) -> None:
+    near, far = (Caller(app, wrong).get("/v1/models") for wrong in (key[:-1] + "~", "nonsense"))
+    assert near.get_json() == far.get_json()
+
+
+def test_a_revoked_key_stops_within_five_seconds(app: Flask, key: str, offered: Database) -> None:
+    caller = Caller(app, key)
+    assert caller.get("/v1/models").status_code == 200
+    with offered.transaction() as connection:
+        assert keys.revoke(connection, key)
+    start = time.monotonic()
+    wait_for(lambda: caller.get("/v1/models").status_code == 401, seconds=5)
+    assert time.monotonic() - start < 5
+
+
+def test_a_key_without_the_scope_is_refused(app: Flask, key: str, offered: Database) -> None:
+    with offered.transaction() as connection:
+        connection.execute(text("UPDATE api_keys SET scopes = '{training}'"))
+    answer = Caller(app, key).get("/v1/models")
+    assert "inference" in the_error(answer, 403, None)["message"]
+
+
+def test_a_foreign_response_is_like_a_missing_one(app: Flask, caller: Caller, stranger: Caller) -> None:
+    made = caller.post("/v1/responses", model="starter", input="d", background=True).get_json()
+    missing = "resp_" + "0" * 32
+    named = [(method, rule) for method, rule in routes(app) if "<response_id>" in rule]
+    assert len(named) >= 3
+    for method, rule in named:
+        if method == "OPTIONS":
+            continue
+        foreign, gone = (
+            stranger.send(method, rule.replace("<response_id>", name)) for name in (made["id"], missing)
+        )
+        assert foreign.status_code == gone.status_code == 404
+        assert foreign.text.replace(made["id"], missing) == gone.text
+    assert stranger.get("/v1/responses").get_json()["data"] == []
+    assert stranger.get(f"/v1/responses?after={made['id']}").status_code == 404
+    assert caller.get(f"/v1/responses/{made['id']}").get_json()["status"] == "queued"
+
+
+def test_every_answer_has_a_request_id_and_safe_headers(app: Flask, caller: Caller) -> None:
+    answers = [Caller(app, None).get(path) for path in ("/", "/healthz", "/readyz", "/v1/models", "/x")]
+    answers.append(caller.get("/v1/models"))
+    for answer in answers:
+        assert answer.headers["x-request-id"].startswith("req_")
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    assert len({answer.headers["x-request-id"] for answer in answers}) == len(answers)
+    assert answers[-1].headers["Cache-Control"] == "no-store"

@@ -1,0 +1,284 @@
+"""What bad input gets: the OpenAI error object with the parameter and what to send instead, and no job."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from flask import Flask
+from sqlalchemy import delete
+from tokenizers import Tokenizer
+
+from jobs.database import Database
+from jobs.settings import Settings
+from jobs.tables import jobs
+from tests.web.conftest import Caller, issue, offer_models, rows, the_error
+
+RESPONSES, COMPLETIONS = "/v1/responses", "/v1/completions"
+
+
+class Case(NamedTuple):
+    """Fields that spoil a good request, and what is said about them."""
+
+    fields: dict[str, Any]
+    param: str | None
+    code: str
+    words: str
+    status: int = 400
+
+
+BOTH = {
+    "unknown field": Case({"foo": 1}, "foo", "unknown_parameter", "Leave it out"),
+    "typing slip": Case({"temprature": 1}, "temprature", "unknown_parameter", "Did you mean 'temperature'?"),
+    "mass assignment": Case({"owner_id": 2}, "owner_id", "unknown_parameter", "Leave it out"),
+    "no model": Case({"model": None}, "model", "missing_required_parameter", "'model'"),
+    "unknown model": Case({"model": "gpt-9"}, "model", "model_not_found", "'org/chat', 'starter'", 404),
+    "model that failed": Case({"model": "gpt2"}, "model", "model_not_found", "the Hub could not be", 404),
+    "model of another type": Case({"model": 1}, "model", "invalid_type", "expected a string"),
+    "empty model": Case({"model": ""}, "model", "empty_string", "at least one"),
+    "NUL in the model": Case({"model": "a\0"}, "model", "invalid_value", "NUL"),
+    "hot": Case({"temperature": 2.1}, "temperature", "decimal_above_max_value", "<= 2, but got 2.1"),
+    "cold": Case({"temperature": -1}, "temperature", "decimal_below_min_value", ">= 0"),
+    "temperature in words": Case({"temperature": "1"}, "temperature", "invalid_type", "got a string"),
+    "true is no number": Case({"temperature": True}, "temperature", "invalid_type", "got a boolean"),
+    "top_p of nothing": Case({"top_p": 0}, "top_p", "decimal_below_min_value", "> 0"),
+    "top_p": Case({"top_p": 1.5}, "top_p", "decimal_above_max_value", "<= 1"),
+    "top_k": Case({"top_k": -1}, "top_k", "integer_below_min_value", ">= 0"),
+    "huge top_k": Case({"top_k": 10**30}, "top_k", "integer_above_max_value", "<="),
+    "top_k in words": Case({"top_k": "5"}, "top_k", "invalid_type", "expected an integer, but got a string"),
+    "half a top_k": Case({"top_k": 1.5}, "top_k", "invalid_type", "got a decimal number"),
+    "negative seed": Case({"seed": -1}, "seed", "integer_below_min_value", ">= 0"),
+    "huge seed": Case({"seed": 2**63}, "seed", "integer_above_max_value", str(2**63 - 1)),
+    "seed of an object": Case({"seed": {}}, "seed", "invalid_type", "got an object"),
+    "no tokens": Case({"max_tokens": 0}, "max_tokens", "integer_below_min_value", ">= 1"),
+    "true tokens": Case({"max_tokens": True}, "max_tokens", "invalid_type", "got a boolean"),
+    "too many tokens": Case({"max_tokens": 64}, "max_tokens", "context_length_exceeded", "at most 63"),
+    "min over max": Case(
+        {"max_tokens": 5, "min_tokens": 6}, "min_tokens", "integer_above_max_value", "at most 5"
+    ),
+    "min over the room": Case({"min_tokens": 99}, "min_tokens", "integer_above_max_value", "at most"),
+    "ignore_eos": Case({"ignore_eos": 1}, "ignore_eos", "invalid_type", "expected a boolean"),
+    "five stops": Case({"stop": list("abcde")}, "stop", "array_above_max_length", "at most 4"),
+    "empty stop": Case({"stop": ""}, "stop[0]", "empty_string", "at least one"),
+    "long stop": Case({"stop": ["x" * 257]}, "stop[0]", "string_above_max_length", "at most 256"),
+    "stop of numbers": Case({"stop": [1]}, "stop[0]", "invalid_type", "expected a string"),
+    "stop of an object": Case({"stop": {}}, "stop", "invalid_type", "expected an array"),
+    "stream": Case({"stream": True}, "stream", "unsupported_value", "not available yet"),
+    "stream in words": Case({"stream": "yes"}, "stream", "invalid_value", "Send False"),
+    "user": Case({"user": 5}, "user", "invalid_type", "expected a string"),
+}
+
+OF_RESPONSES = {
+    "no input": Case({"input": None}, "input", "missing_required_parameter", "'input'"),
+    "empty input": Case({"input": ""}, "input", "empty_string", "at least one character"),
+    "no items": Case({"input": []}, "input", "empty_string", "at least one character"),
+    "input of a number": Case({"input": 5}, "input", "invalid_type", "a string or an array"),
+    "items of numbers": Case({"input": [5]}, "input[0]", "invalid_type", "an object"),
+    "too long": Case({"input": "q " * 64}, "input", "context_length_exceeded", "Send at most 63"),
+    "far too long": Case({"input": "q" * 100_000}, "input", "context_length_exceeded", "Send at most 63"),
+    "NUL": Case({"input": "a\0b"}, "input", "invalid_value", "NUL"),
+    "half a pair": Case({"input": "a\ud800"}, "input", "invalid_value", "surrogate"),
+    "half a pair in a name": Case({"metadata": {"\udfff": "x"}}, "metadata", "invalid_value", "surrogate"),
+    "two turns": Case(
+        {"input": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]},
+        "input",
+        "unsupported_value",
+        "one string",
+    ),
+    "an assistant": Case(
+        {"input": [{"role": "assistant", "content": "a"}]}, "input", "unsupported_value", "one string"
+    ),
+    "instructions": Case({"instructions": "be"}, "instructions", "unsupported_parameter", "into 'input'"),
+    "a tool's role": Case(
+        {"input": [{"role": "tool", "content": "a"}]}, "input[0].role", "invalid_value", "'user'"
+    ),
+    "an image": Case(
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+        "input[0].content[0]",
+        "unsupported_value",
+        "input_text",
+    ),
+    "another item": Case(
+        {"input": [{"type": "function_call", "role": "user", "content": "a"}]},
+        "input[0].type",
+        "invalid_value",
+        "'message'",
+    ),
+    "unknown in an item": Case(
+        {"input": [{"role": "user", "content": "a", "who": 1}]}, "input[0].who", "unknown_parameter", "Leave"
+    ),
+    "both limits": Case(
+        {"max_tokens": 5, "max_output_tokens": 5}, "max_tokens", "duplicate_parameter", "one of them"
+    ),
+    "large limit": Case(
+        {"max_output_tokens": 999}, "max_output_tokens", "context_length_exceeded", "at most 63"
+    ),
+    "not stored in the background": Case({"store": False}, "store", "unsupported_value", "synchronous"),
+    "background": Case({"background": "true"}, "background", "invalid_type", "expected a boolean"),
+    "much metadata": Case(
+        {"metadata": {str(i): "" for i in range(17)}}, "metadata", "array_above_max_length", "at most 16"
+    ),
+    "long name": Case({"metadata": {"k" * 65: ""}}, None, "string_above_max_length", "at most 64"),
+    "long value": Case({"metadata": {"k": "v" * 513}}, "metadata.k", "string_above_max_length", "most 512"),
+    "metadata of numbers": Case({"metadata": {"k": 1}}, "metadata.k", "invalid_type", "a string"),
+    "metadata as a list": Case({"metadata": []}, "metadata", "invalid_type", "an object"),
+    "tools": Case({"tools": [{"type": "web_search"}]}, "tools", "unsupported_value", "as []"),
+    "tool_choice": Case({"tool_choice": "required"}, "tool_choice", "invalid_value", "'auto' or 'none'"),
+    "truncation": Case({"truncation": "auto"}, "truncation", "unsupported_value", '"disabled"'),
+    "logprobs": Case({"top_logprobs": 3}, "top_logprobs", "unsupported_value", "as 0"),
+    "false is not 0": Case({"top_logprobs": False}, "top_logprobs", "unsupported_value", "as 0"),
+    "include": Case({"include": ["x"]}, "include", "unsupported_value", "as []"),
+    "tier": Case({"service_tier": "flex"}, "service_tier", "unsupported_value", '"auto" or "default"'),
+    "json": Case({"text": {"format": {"type": "json_object"}}}, "text", "unsupported_value", "text"),
+    "a chain": Case({"previous_response_id": "resp_1"}, "previous_response_id", "unknown_parameter", "Leave"),
+    "reasoning": Case({"reasoning": {"effort": "low"}}, "reasoning", "unknown_parameter", "Leave"),
+    "template that refuses": Case(
+        {"model": "org/chat", "input": "a" * 200}, "input", "context_length_exceeded", "at most 63"
+    ),
+}
+
+OF_COMPLETIONS = {
+    "empty prompt": Case({"prompt": ""}, "prompt", "empty_string", "leave it out"),
+    "no prompts": Case({"prompt": []}, "prompt", "empty_string", "leave it out"),
+    "one empty prompt": Case({"prompt": ["a", ""]}, "prompt", "empty_string", "leave it out"),
+    "empty tokens": Case({"prompt": [[]]}, "prompt", "empty_string", "leave it out"),
+    "an object": Case({"prompt": {}}, "prompt", "invalid_type", "array of strings"),
+    "half tokens": Case({"prompt": [1, 2.5]}, "prompt", "invalid_type", "array of strings"),
+    "true tokens": Case({"prompt": [True]}, "prompt", "invalid_type", "array of strings"),
+    "a null prompt": Case({"prompt": [None]}, "prompt", "invalid_type", "array of strings"),
+    "unknown token": Case({"prompt": [300]}, "prompt", "invalid_value", "from 0 to 299"),
+    "negative token": Case({"prompt": [[-1]]}, "prompt", "invalid_value", "from 0 to 299"),
+    "too long": Case({"prompt": [1] * 64}, "prompt", "context_length_exceeded", "at most 63"),
+    "one too long": Case({"prompt": ["a", "q " * 64]}, "prompt", "context_length_exceeded", "at most 63"),
+    "NUL": Case({"prompt": ["a", "b\0"]}, "prompt[1]", "invalid_value", "NUL"),
+    "129 prompts": Case({"prompt": ["a"] * 129}, "prompt", "array_above_max_length", "at most 128"),
+    "n": Case({"n": 129}, "n", "integer_above_max_value", "<= 128"),
+    "no n": Case({"n": 0}, "n", "integer_below_min_value", ">= 1"),
+    "prompts times n": Case({"prompt": ["a"] * 3, "n": 43}, "n", "integer_above_max_value", "at most 42"),
+    "echo": Case({"echo": True}, "echo", "unsupported_value", "as false"),
+    "best_of": Case({"best_of": 2}, "best_of", "unknown_parameter", "Leave it out"),
+    "logprobs": Case({"logprobs": 1}, "logprobs", "unknown_parameter", "Leave it out"),
+    "suffix": Case({"suffix": "x"}, "suffix", "unknown_parameter", "Leave it out"),
+    "bias": Case({"logit_bias": {"1": 5}}, "logit_bias", "unsupported_value", "as {}"),
+    "penalty": Case({"presence_penalty": 0.5}, "presence_penalty", "unsupported_value", "as 0"),
+    "background": Case({"background": True}, "background", "unknown_parameter", "Leave it out"),
+}
+
+
+@pytest.fixture(scope="module")
+def house(services: Path, _shared_app: Flask, tokenizer: Tokenizer) -> Iterator[tuple[Caller, Database]]:
+    """Somebody, and a database for all of these tests, because none of them may leave anything in it."""
+    settings = Settings(_env_file=None, var_dir=services)
+    database = Database(settings.database, connections=1)
+    offer_models(database, settings, tokenizer)
+    with database.transaction() as connection:
+        connection.execute(delete(jobs))
+    yield Caller(_shared_app, issue(database, "somebody")), database
+    database.close()
+
+
+def cases() -> list[Any]:
+    """Every case, with the URL it is sent to and a good request that it spoils."""
+    response = {"model": "starter", "input": "d", "background": True}
+    completion = {"model": "starter", "prompt": "d"}
+    return [
+        pytest.param(path, {**good, **case.fields}, case, id=f"{path[4:]}: {name}")
+        for path, good, table in (
+            (RESPONSES, response, BOTH | OF_RESPONSES),
+            (COMPLETIONS, completion, BOTH | OF_COMPLETIONS),
+        )
+        for name, case in table.items()
+    ]
+
+
+@pytest.mark.parametrize(("path", "body", "case"), cases())
+def test_a_bad_request_is_told_what_to_send(
+    house: tuple[Caller, Database], path: str, body: dict[str, Any], case: Case
+) -> None:
+    caller, database = house
+    answer = caller.post(path, **body)
+    error = the_error(answer, case.status, case.code)
+    if case.param is not None:
+        assert error["param"] == case.param
+    assert case.words in error["message"]
+    assert error["type"] == "invalid_request_error"
+    assert rows(database) == 0
+
+
+GOOD = b'{"model": "starter", "prompt": "d", "input": "d"}'
+BODIES = {
+    "empty": (b"", {}, 400, "invalid_json"),
+    "not JSON": (b"model=starter", {}, 400, "invalid_json"),
+    "half": (GOOD[:-1], {}, 400, "invalid_json"),
+    "two": (GOOD + GOOD, {}, 400, "invalid_json"),
+    "list": (b"[1]", {}, 400, "invalid_json"),
+    "string": (b'"model"', {}, 400, "invalid_json"),
+    "null": (b"null", {}, 400, "invalid_json"),
+    "NaN": (b'{"temperature": NaN}', {}, 400, "invalid_json"),
+    "Infinity": (b'{"temperature": -Infinity}', {}, 400, "invalid_json"),
+    "1e999": (b'{"temperature": 1e999}', {}, 400, "invalid_json"),
+    "5,000 digits": (b'{"seed": ' + b"1" * 5000 + b"}", {}, 400, "invalid_json"),
+    "deep": (b'{"input":' + b"[" * 50_000 + b"]" * 50_000 + b"}", {}, 400, "invalid_json"),
+    "deep objects": (b'{"a":' * 20_000 + b"1" + b"}" * 20_000, {}, 400, "invalid_json"),
+    "twice": (b'{"model": "a", "model": "b"}', {}, 400, "duplicate_parameter"),
+    "Latin-1": (b'{"model": "\xe9"}', {}, 400, "invalid_json"),
+    "UTF-16": (GOOD.decode().encode("utf-16"), {}, 400, "invalid_json"),
+    "BOM": (b"\xef\xbb\xbf" + GOOD, {}, 400, "invalid_json"),
+    "NUL in a name": (b'{"a\\u0000": 1}', {}, 400, "invalid_value"),
+    "raw NUL": (b'{"model": "a\0"}', {}, 400, "invalid_json"),
+    "a form": (GOOD, {"Content_Type": "application/x-www-form-urlencoded"}, 400, "unsupported_content_type"),
+    "no type": (GOOD, {"Content_Type": None}, 400, "unsupported_content_type"),
+    "gzip": (GOOD, {"Content_Encoding": "gzip"}, 415, None),
+    "5 MB": (b'{"input": "' + b"x" * 5_000_000 + b'"}', {}, 413, "request_too_large"),
+}
+
+
+@pytest.mark.parametrize("path", [RESPONSES, COMPLETIONS])
+@pytest.mark.parametrize("name", BODIES)
+def test_a_body_that_is_no_request_is_refused(house: tuple[Caller, Database], path: str, name: str) -> None:
+    caller, database = house
+    data, headers, status, code = BODIES[name]
+    the_error(caller.send("POST", path, data=data, **headers), status, code)
+    assert rows(database) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "param", "code"),
+    [
+        ("/v1/responses?limit=0", "limit", "integer_below_min_value"),
+        ("/v1/responses?limit=101", "limit", "integer_above_max_value"),
+        ("/v1/responses?limit=x", "limit", "invalid_type"),
+        ("/v1/responses?limit=1&limit=2", "limit", "duplicate_parameter"),
+        ("/v1/responses?order=up", "order", "invalid_value"),
+        ("/v1/responses?page=2", "page", "unknown_parameter"),
+        ("/v1/responses/resp_0?wait=-1", "wait", "decimal_below_min_value"),
+        ("/v1/responses/resp_0?wait=601", "wait", "decimal_above_max_value"),
+        ("/v1/responses/resp_0?wait=nan", "wait", "invalid_value"),
+        ("/v1/responses/resp_0?wait=soon", "wait", "invalid_type"),
+        ("/v1/responses/resp_0?stream=true", "stream", "invalid_value"),
+    ],
+)
+def test_a_bad_query_is_told_what_to_send(
+    house: tuple[Caller, Database], path: str, param: str, code: str
+) -> None:
+    assert the_error(house[0].get(path), 400, code)["param"] == param
+
+
+@pytest.mark.parametrize("after", ["resp_" + "0" * 32, "x", "%00", "%ed%a0%80"])
+def test_a_page_after_nothing_is_refused(house: tuple[Caller, Database], after: str) -> None:
+    assert the_error(house[0].get(f"/v1/responses?after={after}"), 404, None)["param"] == "after"
+
+
+@pytest.mark.parametrize("name", ["x", "%00", "resp_%0a", "resp_" + "0" * 32, "resp_" + "0" * 5000, "%F0%9F"])
+def test_an_id_that_is_none_is_not_found(house: tuple[Caller, Database], name: str) -> None:
+    for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/cancel")):
+        the_error(house[0].send(method, f"/v1/responses/{name}{path}"), 404, None)
+
+
+def test_other_urls_and_methods_get_the_error_object_too(house: tuple[Caller, Database]) -> None:
+    caller, _ = house
+    the_error(caller.get("/v1/nothing"), 404, "unknown_url")
+    the_error(caller.get("/nothing"), 404, "unknown_url")
+    the_error(caller.get("/v1//responses"), 404, "unknown_url")
+    the_error(caller.send("PUT", "/v1/responses"), 405, "method_not_supported")
+    assert "POST" in caller.send("PUT", "/v1/responses").headers["Allow"]

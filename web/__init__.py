@@ -1,0 +1,54 @@
+"""HTTP in, rows out: the Flask application and the order in which a request passes."""
+
+import secrets
+
+import structlog
+from flask import Flask, Response, g, request
+
+from jobs.settings import Settings
+from web import completions, errors, health, models, page, responses
+from web.auth import require
+from web.backend import Backend, backend
+
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+"""Of every answer that does not set its own."""
+
+
+def create_app(settings: Settings) -> Flask:
+    """The application, with its threads running: call it in the process that serves, after the fork."""
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = int(settings.max_body_mb * 1_000_000)
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.url_map.merge_slashes = False  # a redirect is no answer for a client of the API
+    app.extensions["penstock"] = Backend.open(settings)
+    app.before_request(_name_request)
+    app.before_request(_authenticate)
+    app.after_request(_add_headers)
+    errors.register(app)
+    for module in (responses, completions, models, health, page):
+        app.register_blueprint(module.blueprint)
+    return app
+
+
+def _name_request() -> None:
+    g.request_id = f"req_{secrets.token_hex(16)}"
+    structlog.contextvars.clear_contextvars()  # a thread serves many requests
+    structlog.contextvars.bind_contextvars(process="web", request_id=g.request_id)
+
+
+def _authenticate() -> None:
+    """Everything under /v1 needs a key, also what does not exist there."""
+    if request.path.startswith("/v1"):
+        require(backend().keys, "inference")
+
+
+def _add_headers(response: Response) -> Response:
+    response.headers["x-request-id"] = g.request_id
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response

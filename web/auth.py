@@ -1,0 +1,74 @@
+"""Who asks: the bearer key of a request becomes the identity that every query names."""
+
+import hashlib
+import time
+
+from flask import g, request
+
+from jobs import keys
+from jobs.database import Database
+from jobs.keys import Identity
+from web.errors import Forbidden, Unauthorized
+
+_REMEMBERED_SECONDS = 3.0  # a revoked key works for at most this long
+_REMEMBERED_KEYS = 10_000
+
+
+class Keys:
+    """Asks SQL once per key and few seconds. Wrong keys are not remembered: they would fill the memory."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[bytes, tuple[float, Identity]] = {}
+
+    def identify(self, key: str) -> Identity | None:
+        """The identity behind a key; None for a wrong or revoked one.
+
+        Raises:
+            DatabaseUnavailable: nobody knows.
+        """
+        name = hashlib.sha256(key.encode()).digest()
+        until, identity = self._known.get(name, (0.0, None))
+        if identity is not None and time.monotonic() < until:
+            return identity
+        with self._database.transaction() as connection:
+            identity = keys.identify(connection, key)
+        if identity is not None:
+            self._remember(name, identity)
+        return identity
+
+    def _remember(self, name: bytes, identity: Identity) -> None:
+        if len(self._known) >= _REMEMBERED_KEYS:
+            self._known.clear()
+        self._known[name] = (time.monotonic() + _REMEMBERED_SECONDS, identity)
+
+
+def require(known: Keys, scope: str) -> None:
+    """Let the request through only with a key that allows `scope`.
+
+    Raises:
+        Unauthorized: no key or a wrong one, always with the same words.
+        Forbidden: a key that is not for this.
+    """
+    kind, _, key = request.headers.get("Authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not key.strip():
+        raise Unauthorized(
+            "You didn't provide an API key. Send it in the header 'Authorization: Bearer YOUR_KEY'.",
+            code="missing_api_key",
+        )
+    identity = known.identify(key.strip())
+    if identity is None:
+        raise Unauthorized(
+            "Incorrect API key provided. Send a key of this server in the header "
+            "'Authorization: Bearer YOUR_KEY'; 'make -s key' creates one.",
+            code="invalid_api_key",
+        )
+    if scope not in identity.scopes:
+        raise Forbidden(f"This API key does not allow {scope}. Use a key with that scope.")
+    g.owner_id = identity.owner_id
+
+
+def owner_id() -> int:
+    """The owner who asks."""
+    found: int = g.owner_id
+    return found

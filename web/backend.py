@@ -1,0 +1,57 @@
+"""What one web process holds open and every request shares."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from flask import current_app
+
+from jobs.artifacts import ArtifactStore
+from jobs.database import Database
+from jobs.queue import make_signals
+from jobs.settings import Settings
+from jobs.signals import Signals
+from web.auth import Keys
+from web.offers import Offers
+from web.prompts import Tokenizers
+from web.waiting import Waiting
+
+_CONNECTIONS = 10  # of one process: a request holds one for a few milliseconds, and none while it waits
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Threads and sockets; made in the process that serves, never before a fork."""
+
+    settings: Settings
+    database: Database
+    signals: Signals
+    keys: Keys
+    offers: Offers
+    tokenizers: Tokenizers
+    waiting: Waiting
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Start the threads. Nothing is asked of PostgreSQL or Redis yet: both may come later."""
+        database = Database(settings.database, _CONNECTIONS)
+        return cls(
+            settings=settings,
+            database=database,
+            signals=make_signals(settings),
+            keys=Keys(database),
+            offers=Offers(database),
+            tokenizers=Tokenizers(ArtifactStore(settings.artifacts)),
+            waiting=Waiting(database, settings.redis, places=max(1, settings.web_threads * 7 // 8)),
+        )
+
+    def close(self) -> None:
+        """End the threads and give the sockets back."""
+        self.waiting.close()
+        self.signals.close()
+        self.database.close()
+
+
+def backend() -> Backend:
+    """The backend of the app that serves this request."""
+    found: Backend = current_app.extensions["penstock"]
+    return found

@@ -1,0 +1,56 @@
+"""How gunicorn serves `web`: gunicorn -c web/gunicorn.conf.py"""
+
+# ruff: noqa: N999  the name is gunicorn's convention
+import signal
+from types import FrameType
+
+import structlog
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers.gthread import ThreadWorker
+
+from jobs import embedded, logs, settings
+
+_settings = settings.read()
+logs.configure("web", _settings.log_level)
+
+wsgi_app = "web.wsgi:app"
+_host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
+bind = f"{_host}:{_settings.port}"
+worker_class = "gthread"
+workers = _settings.web_processes
+threads = _settings.web_threads
+worker_connections = 2 * threads + 1000  # kept-alive ones cost no thread
+preload_app = False  # pools and threads must not cross a fork
+keepalive = 30  # seconds; pollers come back
+graceful_timeout = max(1, int(_settings.drain_seconds) - 4)  # the rest of the stack stops after us
+control_socket = str(embedded.run_folder(_settings.var_dir) / "gunicorn.ctl")
+accesslog = None
+loglevel = "warning"
+
+
+def on_starting(server: Arbiter) -> None:
+    """Let gunicorn's own lines go the way of all others: one JSON object a line."""
+    server.log.error_log.handlers.clear()
+    server.log.error_log.propagate = True
+
+
+def when_ready(server: Arbiter) -> None:
+    """The port is ours."""
+    structlog.get_logger("web").info("listening", address=bind)
+
+
+def post_worker_init(worker: ThreadWorker) -> None:
+    """At SIGTERM send back those who wait, or a long poll would hold the process up for minutes."""
+    stop = signal.getsignal(signal.SIGTERM)
+
+    def release_then_stop(number: int, frame: FrameType | None) -> None:
+        worker.wsgi.extensions["penstock"].waiting.release()
+        stop(number, frame)
+
+    signal.signal(signal.SIGTERM, release_then_stop)
+
+
+def worker_exit(server: Arbiter, worker: ThreadWorker) -> None:
+    """Say what is left to say and close the sockets."""
+    if worker.wsgi is not None:  # it is None where the application could not be made
+        worker.wsgi.extensions["penstock"].close()

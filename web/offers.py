@@ -1,0 +1,56 @@
+"""Which model a request may name."""
+
+import threading
+import time
+from collections.abc import Mapping
+
+from jobs import catalog
+from jobs.catalog import ModelVersion, Offer
+from jobs.database import Database
+from web.errors import NotFound
+
+_REMEMBERED_SECONDS = 1.0
+
+
+class Offers:
+    """The catalog, asked of SQL once per second at most."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._found: dict[str, Offer] = {}
+        self._until = 0.0
+        self._asking = threading.Lock()
+
+    def all(self) -> Mapping[str, Offer]:
+        """Every name that somebody offers or failed to get.
+
+        Raises:
+            DatabaseUnavailable: nobody knows.
+        """
+        with self._asking:
+            if time.monotonic() >= self._until:
+                with self._database.transaction() as connection:
+                    self._found = catalog.listing(connection)
+                self._until = time.monotonic() + _REMEMBERED_SECONDS
+            return self._found
+
+    def require(self, name: str) -> ModelVersion:
+        """The version behind a name.
+
+        Raises:
+            NotFound: there is none; the message says why, or which names there are.
+        """
+        return _version(name, self.all())
+
+
+def _version(name: str, offers: Mapping[str, Offer]) -> ModelVersion:
+    offer = offers.get(name)
+    if offer is not None and offer.version is not None:
+        return offer.version
+    if offer is not None:
+        said = f"The model '{name}' is not available: {offer.reason}"
+    else:
+        names = ", ".join(f"'{other}'" for other, one in offers.items() if one.version)
+        there = f"Send one of {names}." if names else "No worker offers any model yet."
+        said = f"The model '{name[:100]}' does not exist. {there}"
+    raise NotFound(said, param="model", code="model_not_found")

@@ -1,0 +1,136 @@
+"""Prompts as a model reads them: rendered by its chat template, counted by its tokenizer."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NoReturn
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from jobs.artifacts import ArtifactStore
+from jobs.catalog import ModelVersion
+from jobs.inputs import Prompt
+from web.errors import BadRequest
+from web.requests import InputMessage
+
+_KEPT = 64  # tokenizers in memory, a few megabytes each
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    tokenizer: Tokenizer
+    longest: int  # characters of its longest token
+
+
+class Tokenizers:
+    """The tokenizers of the catalog's models, read once each."""
+
+    def __init__(self, store: ArtifactStore) -> None:
+        self._store = store
+        self._loaded: dict[str, _Loaded] = {}
+        self._loading = threading.Lock()
+
+    def count(self, model: ModelVersion, prompt: Prompt, param: str) -> int:
+        """How many tokens a prompt has.
+
+        Raises:
+            BadRequest: it cannot fit the context, or names a token that the model does not have.
+        """
+        if not isinstance(prompt, str):
+            _refuse_unknown_tokens(model, prompt, param)
+            count = len(prompt)
+        else:
+            loaded = self._load(model.tokenizer)
+            if len(prompt) > model.context * loaded.longest:  # spares the work for what cannot fit
+                raise _too_long(model, f"at least {len(prompt) // loaded.longest:,}", param)
+            # the only one of its methods that lets other threads run meanwhile
+            count = len(loaded.tokenizer.encode_batch_fast([prompt], add_special_tokens=False)[0])
+        if count >= model.context:
+            raise _too_long(model, f"{count:,}", param)
+        return count
+
+    def eos(self, model: ModelVersion) -> str:
+        """The end-of-text token as text."""
+        return self._load(model.tokenizer).tokenizer.id_to_token(model.eos_token_id) or ""
+
+    def _load(self, name: str) -> _Loaded:
+        with self._loading:
+            if name not in self._loaded:
+                if len(self._loaded) >= _KEPT:
+                    self._loaded.clear()
+                tokenizer = Tokenizer.from_str(self._store.get(name).decode())
+                longest = max(len(token) for token in tokenizer.get_vocab())
+                self._loaded[name] = _Loaded(tokenizer, longest)
+            return self._loaded[name]
+
+
+def _refuse_unknown_tokens(model: ModelVersion, tokens: Sequence[int], param: str) -> None:
+    for token in tokens:
+        if not 0 <= token < model.vocab_size:
+            said = f"'{param}' holds {str(token)[:20]}, which is no token id of the model '{model.name}'."
+            raise BadRequest(
+                f"{said} Send ids from 0 to {model.vocab_size - 1}.", param=param, code="invalid_value"
+            )
+
+
+def _too_long(model: ModelVersion, count: str, param: str) -> BadRequest:
+    return BadRequest(
+        f"The prompt has {count} tokens, but the context of the model '{model.name}' holds {model.context:,} "
+        f"of prompt and output together. Send at most {model.context - 1:,}.",
+        param=param,
+        code="context_length_exceeded",
+    )
+
+
+def conversation(
+    tokenizers: Tokenizers, model: ModelVersion, messages: Sequence[InputMessage], instructions: str | None
+) -> str:
+    """The text that the model continues.
+
+    Raises:
+        BadRequest: a base model was given more than plain text, or the template refuses the messages.
+    """
+    if model.chat_template is None:
+        return _plain(model, messages, instructions)
+    turns = [{"role": "system", "content": instructions}] if instructions is not None else []
+    for message in messages:
+        role = "system" if message.role == "developer" else message.role  # templates know the older name
+        turns.append({"role": role, "content": message.text})
+    try:
+        return _template(model.chat_template).render(
+            messages=turns, add_generation_prompt=True, eos_token=tokenizers.eos(model)
+        )
+    except TemplateError as error:
+        raise BadRequest(
+            f"The chat template of the model '{model.name}' refused these messages: {error}. "
+            "Send turns of 'user' and 'assistant' in alternation, ending with 'user'.",
+            param="input",
+            code="invalid_value",
+        ) from None
+
+
+def _plain(model: ModelVersion, messages: Sequence[InputMessage], instructions: str | None) -> str:
+    base = f"The model '{model.name}' is a base model without a chat template: it continues plain text."
+    if instructions is not None:
+        raise BadRequest(
+            f"{base} Leave 'instructions' out and write all of it into 'input'.",
+            param="instructions",
+            code="unsupported_parameter",
+        )
+    if len(messages) != 1 or messages[0].role != "user":
+        raise BadRequest(f"{base} Send 'input' as one string.", param="input", code="unsupported_value")
+    return messages[0].text
+
+
+def _refused(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+# A template comes with a model from anywhere, so it sees nothing but what it is given.
+_environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+_environment.globals["raise_exception"] = _refused
+
+_template = lru_cache(maxsize=_KEPT)(_environment.from_string)

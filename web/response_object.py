@@ -1,0 +1,144 @@
+"""A job as OpenAI's Response object: the one place where our states become its statuses."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jobs.errors import InvalidPrompt
+from jobs.inputs import Sampling
+from jobs.records import JobRecord
+from jobs.states import State
+from web.requests import ResponseRequest
+
+_FINISHED = {State.SUCCEEDED: "completed", State.FAILED: "failed", State.CANCELLED: "cancelled"}
+_POLL_MS = (250, 5000)  # shortest and longest pause that we advise
+
+
+def echo(request: ResponseRequest, sampling: Sampling) -> dict[str, Any]:
+    """What of a request its object shows, with what was decided for the caller."""
+    return {
+        "background": request.background,
+        "instructions": request.instructions,
+        "max_output_tokens": sampling.max_tokens,
+        "metadata": request.metadata,
+        "parallel_tool_calls": request.parallel_tool_calls,
+        "prompt_cache_key": request.prompt_cache_key,
+        "safety_identifier": request.safety_identifier,
+        "store": request.store,
+        "temperature": sampling.temperature,
+        "tool_choice": request.tool_choice,
+        "top_p": sampling.top_p,
+        "user": request.user,
+        # ours
+        "ignore_eos": sampling.ignore_eos,
+        "min_tokens": sampling.min_tokens,
+        "seed": sampling.seed,
+        "stop": list(sampling.stop),
+        "top_k": sampling.top_k,
+    }
+
+
+def response_object(record: JobRecord) -> dict[str, Any]:
+    """The Response of a job."""
+    status = _status(record)
+    return {
+        "id": record.id,
+        "object": "response",
+        "created_at": int(record.created_at.timestamp()),
+        "completed_at": _completed_at(record, status),
+        "status": status,
+        "error": _error(record),
+        "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+        "model": record.model,
+        "output": _output(record, status),
+        "usage": _usage(record.output),
+        **record.request,
+        # what we do not have, as OpenAI says it
+        "max_tool_calls": None,
+        "previous_response_id": None,
+        "reasoning": {"effort": None, "summary": None},
+        "service_tier": "default",
+        "text": {"format": {"type": "text"}},
+        "tools": [],
+        "top_logprobs": 0,
+        "truncation": "disabled",
+        # ours
+        "attempt": record.attempt,
+        "queue_position": record.queue_position,
+        **_times(record),
+    }
+
+
+def poll_after_ms(record: JobRecord) -> int | None:
+    """How long to wait before the next look; None when the job has ended."""
+    if record.state in _FINISHED:
+        return None
+    shortest, longest = _POLL_MS
+    return min(longest, shortest + 50 * (record.queue_position or 0))
+
+
+def _status(record: JobRecord) -> str:
+    if record.state is State.QUEUED:
+        return "queued"
+    if record.state is State.RUNNING:
+        return "in_progress"
+    if record.state is State.SUCCEEDED and _sequence(record.output).get("finish_reason") == "length":
+        return "incomplete"
+    return _FINISHED[record.state]
+
+
+def _completed_at(record: JobRecord, status: str) -> int | None:
+    if status != "completed" or record.finished_at is None:
+        return None
+    return int(record.finished_at.timestamp())
+
+
+def _error(record: JobRecord) -> dict[str, str] | None:
+    if record.error is None:
+        return None
+    code = record.error["code"]  # OpenAI's list of codes is closed; ours stands beside it
+    known = "invalid_prompt" if code == InvalidPrompt.code else "server_error"
+    return {"code": known, "message": record.error["message"], "reason": code}
+
+
+def _output(record: JobRecord, status: str) -> list[dict[str, Any]]:
+    text = _sequence(record.output).get("text", "")
+    if record.output is None or (not text and status != "completed"):
+        return []
+    message = {
+        "id": record.id.replace("resp_", "msg_"),
+        "type": "message",
+        "role": "assistant",
+        "status": "completed" if status == "completed" else "incomplete",
+        "content": [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}],
+    }
+    return [message]
+
+
+def _sequence(output: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The one sequence of a response; a cancelled job may have none."""
+    sequences = (output or {}).get("sequences") or [{}]
+    first: Mapping[str, Any] = sequences[0]
+    return first
+
+
+def _usage(output: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if output is None:
+        return None
+    read, written = output["prompt_tokens"], output["output_tokens"]
+    return {
+        "input_tokens": read,
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": written,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": read + written,
+    }
+
+
+def _times(record: JobRecord) -> dict[str, int | None]:
+    """Milliseconds until the last attempt began, and from there to the end."""
+    queued = running = None
+    if record.started_at is not None:
+        queued = round((record.started_at - record.created_at).total_seconds() * 1000)
+        if record.finished_at is not None:
+            running = round((record.finished_at - record.started_at).total_seconds() * 1000)
+    return {"queue_ms": queued, "run_ms": running}
