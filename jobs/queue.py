@@ -54,6 +54,7 @@ def make_celery(settings: Settings) -> Celery:
         worker_concurrency=1,
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
         worker_enable_remote_control=False,  # its mailbox would be a second door
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

@@ -17,7 +17,7 @@ from typing import Any
 
 from jobs import settings
 from jobs.settings import Settings
-from stack.processes import ROOT
+from stack import ROOT
 from stack.up import address, read_json
 
 JOBS = 32

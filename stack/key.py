@@ -8,7 +8,7 @@ from sqlalchemy.exc import ProgrammingError
 from jobs import keys, settings
 from jobs.database import Database
 from jobs.errors import BadSetting, DatabaseUnavailable
-from stack.processes import ROOT
+from stack import ROOT
 
 
 def main() -> int:

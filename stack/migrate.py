@@ -8,7 +8,7 @@ from alembic.config import Config
 from jobs import keys, settings
 from jobs.database import Database
 from jobs.errors import BadSetting, DatabaseUnavailable
-from stack.processes import ROOT
+from stack import ROOT
 
 FIRST_OWNER = "first"
 _WAIT_SECONDS = 60

@@ -3,14 +3,20 @@
 import os
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from xmlrpc.client import ServerProxy
+
+from supervisor.xmlrpc import SupervisorTransport
 
 from jobs import embedded
 from jobs.queue import QUIET, QueueName
 from jobs.settings import Settings
+from stack import ROOT
 
-ROOT = Path(__file__).parents[1]
 APP = "app"
 """Penstock's own processes: started once the database is migrated, stopped before the servers."""
 
@@ -57,6 +63,14 @@ def configuration(settings: Settings) -> str:
 def control_socket(settings: Settings) -> Path:
     """Where supervisord takes orders."""
     return embedded.run_folder(settings.var_dir) / "supervisord.sock"
+
+
+@contextmanager
+def supervisor(settings: Settings) -> Iterator[Any]:
+    """The remote control of the running supervisord: its XML-RPC interface."""
+    transport = SupervisorTransport(serverurl=f"unix://{control_socket(settings)}")
+    with ServerProxy("http://localhost", transport) as control:
+        yield control.supervisor
 
 
 def _servers(settings: Settings) -> list[Process]:

@@ -14,15 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
-from xmlrpc.client import ServerProxy
-
-from supervisor.xmlrpc import SupervisorTransport
 
 from jobs import embedded, settings
 from jobs.database import Database
 from jobs.errors import BadSetting, DatabaseUnavailable
 from jobs.settings import Settings
-from stack import processes
+from stack import ROOT, processes
 from stack.migrate import migrate
 
 _START_SECONDS = 120  # a Hub download may take longer; the stack goes on meanwhile
@@ -65,7 +62,8 @@ class Stack:
             raise BadSetting(f"The database cannot be reached: {error}") from None
         database.close()
         key = migrate(self.config.database)
-        self._control().supervisor.startProcessGroup(processes.APP, False)
+        with processes.supervisor(self.config) as control:
+            control.startProcessGroup(processes.APP, False)
         return key
 
     def wait_until_ready(self) -> dict[str, Any]:
@@ -99,10 +97,6 @@ class Stack:
         except subprocess.TimeoutExpired:
             self._supervisord.kill()
             self._supervisord.wait()
-
-    def _control(self) -> ServerProxy:
-        path = processes.control_socket(self.config)
-        return ServerProxy("http://localhost", SupervisorTransport(serverurl=f"unix://{path}"))
 
 
 def address(config: Settings) -> str:
@@ -228,5 +222,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    os.chdir(processes.ROOT)
+    os.chdir(ROOT)
     sys.exit(main())

@@ -1,0 +1,47 @@
+"""The engine alone, in a process of its own: the tokens per second that the stack is measured against."""
+
+import argparse
+import json
+import os
+import time
+
+import torch
+
+from jobs import settings
+from jobs.inputs import Sampling
+from worker.engine import Engine
+from worker.loading import load
+from worker.sequence import Sequence
+
+
+def run(source: str, prompt: str, tokens: int, sequences: int, slots: int) -> float:
+    """Tokens per second of `sequences` continuations, refilling the slots as they become free."""
+    config = settings.read()
+    torch.set_num_threads(config.torch_threads or os.cpu_count() or 1)
+    model = load(source, None, config.device)
+    engine = Engine(model.model, model.tokenizer, slots, slots + 96)
+    engine.warm_up()
+    for _ in range(2):  # the first round touches the memory
+        ids = model.tokenizer.encode(prompt).ids
+        began = time.perf_counter()
+        for number in range(sequences):
+            engine.submit(Sequence(ids, Sampling(max_tokens=tokens, seed=number, ignore_eos=True)))
+        while not engine.idle:
+            engine.step()
+        seconds = time.perf_counter() - began
+    return sequences * tokens / seconds
+
+
+def main() -> None:
+    """Print tokens per second as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", default="models/starter")
+    parser.add_argument("--prompt", default="\ndef ")
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--sequences", type=int, default=96)
+    parser.add_argument("--slots", type=int, default=32)
+    print(json.dumps({"tokens_per_second": run(**vars(parser.parse_args()))}))
+
+
+if __name__ == "__main__":
+    main()
