@@ -105,23 +105,24 @@ def report(jobs: list[dict[str, Any]], seconds: float) -> None:
     print(f"{'id':14} {'status':10} {'queue ms':>8} {'tokens':>6} {'tokens/s':>8}  first words")
     overheads = []
     for job in jobs:
-        timings, tokens = job["timings"], (job["usage"] or {}).get("output_tokens", 0)
-        rate = tokens / timings["engine_ms"] * 1000 if timings["engine_ms"] else 0.0
+        tokens, rate = _tokens(job), _tokens(job) / job["engine_ms"] * 1000
         text = "".join(part["text"] for item in job["output"] for part in item["content"])
-        words = json.dumps(text[:60], ensure_ascii=False)
-        print(
-            f"{job['id'][:14]} {job['status']:10} {timings['queue_ms']:8.1f} {tokens:6} {rate:8.1f}  {words}"
-        )
+        words = json.dumps(text[:56], ensure_ascii=False)
+        print(f"{job['id'][:14]} {job['status']:10} {job['queue_ms']:8.1f} {tokens:6} {rate:8.1f}  {words}")
         if job["status"] != "cancelled":
-            overheads.append(timings["total_ms"] - timings["engine_ms"])
-    tokens = sum((job["usage"] or {}).get("output_tokens", 0) for job in jobs)
+            overheads.append(job["queue_ms"] + job["run_ms"] - job["engine_ms"])
+    total = sum(_tokens(job) for job in jobs)
     print(
-        f"\n{tokens} tokens in {seconds:.2f} s: {tokens / seconds:.0f} tokens/s, first request to last answer"
+        f"\n{total} tokens in {seconds:.2f} s: {total / seconds:.0f} tokens/s, first request to last answer"
     )
     print(
         "overhead of the stack per job (accepted to stored, less the engine's time): "
         f"median {statistics.median(overheads):.1f} ms, most {max(overheads):.1f} ms"
     )
+
+
+def _tokens(job: dict[str, Any]) -> int:
+    return int(job["usage"]["output_tokens"])
 
 
 def _environment(folder: Path) -> dict[str, str]:

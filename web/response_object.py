@@ -1,6 +1,7 @@
 """A job as OpenAI's Response object: the one place where our states become its statuses."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from jobs.errors import InvalidPrompt
@@ -134,11 +135,16 @@ def _usage(output: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def _times(record: JobRecord) -> dict[str, int | None]:
-    """Milliseconds until the last attempt began, and from there to the end."""
+def _times(record: JobRecord) -> dict[str, float | None]:
+    """Milliseconds until the last attempt began, from there to the end, and in the engine."""
     queued = running = None
     if record.started_at is not None:
-        queued = round((record.started_at - record.created_at).total_seconds() * 1000)
+        queued = _milliseconds(record.started_at - record.created_at)
         if record.finished_at is not None:
-            running = round((record.finished_at - record.started_at).total_seconds() * 1000)
-    return {"queue_ms": queued, "run_ms": running}
+            running = _milliseconds(record.finished_at - record.started_at)
+    engine = (record.output or {}).get("engine_ms")
+    return {"queue_ms": queued, "run_ms": running, "engine_ms": engine}
+
+
+def _milliseconds(span: timedelta) -> float:
+    return round(span.total_seconds() * 1000, 1)

@@ -9,9 +9,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from worker.scheduler import Chunk, Rows
 
-# Lengths are rounded up to these, so that a reduction never has another order because of a neighbour's
-# length or of where a prompt was cut: the same bits alone or in a batch.
-KEYS, QUERIES = 64, 32
+# A row must have the same bits whatever its neighbours' lengths and wherever its prompt was cut. So lengths
+# are rounded up, and sums over more positions than a matrix product adds in one go are cut at fixed places.
+KEYS, QUERIES, SUMMED = 64, 32, 256
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,12 @@ def _attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale:
         return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale)
     # on a CPU the fused attention is slower for single rows, and its bits depend on which thread ran them
     scores = torch.matmul(query * scale, keys.transpose(-2, -1)).add_(mask)
-    return torch.matmul(scores.softmax(-1), values)
+    weights = scores.softmax(-1)
+    seen = torch.matmul(weights[..., :SUMMED], values[..., :SUMMED, :])
+    for start in range(SUMMED, values.shape[-2], SUMMED):
+        part = slice(start, start + SUMMED)
+        seen += torch.matmul(weights[..., part], values[..., part, :])
+    return seen
 
 
 def _untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:

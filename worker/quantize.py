@@ -41,7 +41,7 @@ class Int8Linear:
     reach = 127 if torch.cpu._is_vnni_supported() else 63
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        weight = weight.float()
+        weight = weight.float().contiguous()  # the packing takes a transposed view for what it is not
         self.scales = weight.abs().amax(1).clamp_(min=1e-30) / 127  # [out]
         self.weight = torch.ops.onednn.qlinear_prepack(
             (weight / self.scales[:, None]).round_().to(torch.int8), None

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.end_to_end.browser import chromium, visit
 from tests.end_to_end.fake_api import KEY, FakeApi, serving
@@ -261,6 +263,16 @@ def test_it_asks_once_a_second_with_one_request_and_rests_when_all_is_final(page
     assert api.others == 0
 
 
+def test_a_model_that_is_still_loading_is_offered_once_it_is_there(page: Page, api: FakeApi) -> None:
+    api.models = []
+    page.clock.install()
+    connect_with_clock(page)
+    expect(page.get_by_label("Model")).to_have_text("no model is ready yet")
+    api.models = ["starter"]
+    page.clock.run_for(5_000)
+    expect(page.get_by_label("Model")).to_have_value("starter")
+
+
 def test_a_hidden_tab_asks_nothing(page: Page, api: FakeApi) -> None:
     page.clock.install()
     job = api.add("in_progress")
@@ -282,8 +294,8 @@ def connect_with_clock(page: Page) -> None:
 
 def run_seconds(page: Page, seconds: int) -> None:
     """Let the page's clock go on, in steps short enough for each answer to come before the next."""
-    for _ in range(seconds * 10):
-        page.clock.run_for(100)
+    for _ in range(seconds * 4):
+        page.clock.run_for(250)
         page.evaluate("() => fetch('/', {cache: 'no-store'}).then((answer) => answer.text())")
 
 
@@ -338,13 +350,28 @@ def test_long_text_unfolds_and_stays_so_while_the_table_is_live(page: Page, api:
     expect(row(page).get_by_role("button", name="Show")).to_have_count(0)
 
 
-def test_a_rate_is_shown_only_where_whole_seconds_can_tell_it(page: Page, api: FakeApi) -> None:
-    text = "word " * 100
-    api.add("completed", text, created_at=1000, completed_at=1004)
-    api.add("completed", text, created_at=1000, completed_at=1001)
+def test_tokens_have_a_rate_once_the_time_is_known(page: Page, api: FakeApi) -> None:
+    api.add("completed", "word " * 100, run_ms=4000.0)
+    api.add("cancelled", "word " * 100, run_ms=None)
     connect(page)
-    expect(cell(page, "tokens", 1)).to_have_text("100≈ 25/s")
+    expect(cell(page, "tokens", 1)).to_have_text("10025/s")
     expect(cell(page, "tokens", 0)).to_have_text("100")
+
+
+def test_an_answer_older_than_a_submit_does_not_take_the_new_job_away(page: Page, api: FakeApi) -> None:
+    connect(page)
+    held: list[Route] = []
+    page.route("**/v1/responses?*", held.append, times=1)
+    page.get_by_role("button", name="Refresh").click()
+    generate(page, "newer")
+    api.move(api.last(), "completed", "and done")
+    expect(cell(page, "text")).to_contain_text("and done")  # nothing will ask again
+    with page.expect_event("requestfinished"):
+        held[0].fulfill(json={"data": []})
+    page.evaluate(
+        "() => fetch('/').then((answer) => answer.text())"
+    )  # the old answer was there before this one
+    expect(cell(page, "prompt")).to_have_text("newer")
 
 
 @pytest.mark.parametrize("width", [360, 1280])
@@ -377,14 +404,31 @@ def test_the_page_generates_and_cancels_on_the_real_stack(browser: Browser, stac
     with visit(browser, stack.url) as page:
         connect(page, stack.key)
         page.get_by_label("Max tokens").fill("20")
+        page.get_by_label("Temperature").fill("0")
         generate(page, "def read(path):\n")
         expect(cell(page, "status")).to_have_text(re.compile("^completed"), timeout=60_000)
         expect(row(page).locator(".generated")).not_to_be_empty()
         expect(cell(page, "prompt")).to_contain_text("def read(path):")
         expect(cell(page, "tokens")).to_have_text(re.compile(r"^\d+"))
 
-        # as long as the model allows, so that there is something to cancel
-        page.get_by_label("Max tokens").fill("400")
-        generate(page, "import os\n")
-        row(page).get_by_role("button", name="Cancel").click()
-        expect(cell(page, "status")).to_have_text("cancelled", timeout=30_000)
+        with busy(page, stack):
+            generate(page, "import os\n")
+            expect(cell(page, "prompt")).to_have_text("import os")
+            row(page).get_by_role("button", name="Cancel").click()
+            expect(cell(page, "status")).to_have_text("cancelled", timeout=30_000)
+
+
+@contextmanager
+def busy(page: Page, stack: Any) -> Iterator[None]:
+    """Enough long jobs ahead of the next one that there is time to cancel it, however fast the model is."""
+    post = partial(page.request.post, headers={"Authorization": f"Bearer {stack.key}"})
+    model = page.get_by_label("Model").input_value()
+    long = {"model": model, "input": "x", "background": True, "max_output_tokens": 400, "ignore_eos": True}
+    sent = [post(f"{stack.url}/v1/responses", data=long) for _ in range(64)]
+    try:
+        yield
+    finally:
+        for answer in reversed(
+            sent
+        ):  # the waiting ones first, or they would start in the places that get free
+            post(f"{stack.url}/v1/responses/{answer.json()['id']}/cancel")

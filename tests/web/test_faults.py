@@ -75,10 +75,11 @@ def test_a_database_that_goes_away_is_a_503_for_those_who_are_known(
         caller, backend = Caller(app, key), app.extensions["penstock"]
         assert caller.get("/v1/models").status_code == 200  # the key and the catalog are remembered now
         gone = Database("postgresql+psycopg://penstock@127.0.0.1:1/postgres")
-        monkeypatch.setattr(backend.database, "engine", gone.engine)
-        for body in ({"input": "d", "background": True}, {"input": "d"}):
-            answer = caller.post("/v1/responses", model="starter", **body)
-            the_error(answer, 503, "database_unavailable")
+        with monkeypatch.context() as away:
+            away.setattr(backend.database, "engine", gone.engine)
+            for body in ({"input": "d", "background": True}, {"input": "d"}):
+                answer = caller.post("/v1/responses", model="starter", **body)
+                the_error(answer, 503, "database_unavailable")
         gone.close()
     assert rows(offered) == 0
 

@@ -79,5 +79,5 @@ export function offerModels(models) {
   const chosen = select.value;
   const names = models.map((model) => model.id);
   const options = names.map((name) => new Option(name, name, false, name === chosen));
-  select.replaceChildren(...(names.length ? options : [new Option("no model is ready", "")]));
+  select.replaceChildren(...(names.length ? options : [new Option("no model is ready yet", "")]));
 }

@@ -124,8 +124,8 @@ class Row {
   #showTokens(job) {
     const rate = rateOf(job);
     write(this.#count, tokensOf(job) ?? "");
-    write(this.#rate, rate ? `≈ ${rate}/s` : "");
-    this.#cells.tokens.title = rate ? "generated, and per second from submit to finish" : "generated";
+    write(this.#rate, rate ? `${rate}/s` : "");
+    this.#cells.tokens.title = rate ? "generated, and per second while it ran" : "generated";
   }
 
   unfold(open = true) {

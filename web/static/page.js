@@ -27,9 +27,10 @@ async function look(current) {
     const jobs = await api.latest(LATEST);
     if (!current()) return "idle";
     if (models) form.offerModels(models);
-    modelsDue = false;
+    modelsDue = models?.length === 0; // a worker that is still loading announces its model later
     showJobs(jobs);
-    return table.unfinished ? "busy" : "idle";
+    if (table.unfinished) return "busy";
+    return modelsDue ? "later" : "idle";
   } catch (error) {
     return current() ? explainSilence(known(error)) : "idle";
   }
@@ -68,7 +69,7 @@ function explainSilence(error) {
   }
   form.absolve("key", "error", error.message);
   form.tell(pulse, "error", "Not live: trying again every 5 seconds.");
-  return "trouble";
+  return "later";
 }
 
 /** The error, if it is one that a person can act on; a fault of this page goes on to the console. */

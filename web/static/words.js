@@ -49,10 +49,9 @@ export function tokensOf(job) {
   return job.usage?.output_tokens;
 }
 
-/** Tokens per second from submit to finish. The wire's times are whole seconds: under two, a rate would be invented. */
+/** Tokens per second while it ran; undefined until it has ended. */
 export function rateOf(job) {
-  const seconds = job.completed_at - job.created_at;
-  return seconds >= 2 && tokensOf(job) ? Math.round(tokensOf(job) / seconds) : undefined;
+  return job.run_ms > 0 && tokensOf(job) ? Math.round((1000 * tokensOf(job)) / job.run_ms) : undefined;
 }
 
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
