@@ -40,8 +40,12 @@ check: $(VENV)/ready-dev ## format, lint, types, import rules, and that migratio
 bench: $(VENV)/ready-dev ## run the benchmarks and print ratios
 	@$(BIN)/python -m bench.stack
 
+MINUTES ?= 85
+DECAY ?= 36
+EAGER = $(if $(shell command -v c++),,--eager) # compiling the network needs a C++ compiler
 starter: $(VENV)/ready ## train the starter model again, from the standard library's source
-	@$(BIN)/python -m trainer.starter.train
+	@OMP_WAIT_POLICY=PASSIVE nice $(BIN)/python -m trainer.starter.train --minutes $(MINUTES) --decay-minutes $(DECAY) $(EAGER)
+	@OMP_WAIT_POLICY=PASSIVE nice $(BIN)/python -m trainer.starter.evaluate
 
 clean: ## remove the virtual environment; var/ stays
 	rm -rf $(VENV)

@@ -1,0 +1,1 @@
+"""Fine-tuning, and the making of the starter model."""
