@@ -1,5 +1,6 @@
 """`make -s key`: one more API key for the stack of this VAR_DIR, alone on standard output."""
 
+import argparse
 import os
 import sys
 
@@ -12,11 +13,19 @@ from stack import ROOT
 
 
 def main() -> int:
-    """Print a new key; of the owner that OWNER names, else of a new one."""
+    """Print a new key, of the owner that OWNER names, else of a new one; or revoke one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--revoke", metavar="KEY", help="end the key that begins like this")
+    revoked = parser.parse_args().revoke
     try:
         config = settings.read()
         with Database(config.database, connections=1).transaction() as connection:
-            print(keys.issue(connection, os.environ.get("OWNER") or keys.unused_name(connection)))
+            if revoked is None:
+                print(keys.issue(connection, os.environ.get("OWNER") or keys.unused_name(connection)))
+            elif not keys.revoke(connection, revoked):
+                raise BadSetting(
+                    f"There is no key that begins with {revoked[:24]!r}, or it is revoked already."
+                )
     except BadSetting as error:
         print(error, file=sys.stderr)
     except DatabaseUnavailable:

@@ -115,3 +115,20 @@ def test_nothing_is_left_when_the_starter_is_killed(tmp_path: Path) -> None:
     stack.process.send_signal(signal.SIGKILL)
     stack.process.wait()
     wait_for(lambda: not [pid for pid in group if Path(f"/proc/{pid}").exists()], seconds=15)
+
+
+def test_a_revoked_key_is_refused(stack: RunningStack) -> None:
+    key = run("stack.key", stack.environment).stdout.strip()
+    client = RunningStack(stack.process, stack.settings, stack.environment, key)
+    assert client.call("GET", "/v1/models")[0] == 200
+    command = [sys.executable, "-m", "stack.key", "--revoke", key[:24]]
+    subprocess.run(command, env=stack.environment, cwd=ROOT, check=True)
+    wait_for(lambda: client.call("GET", "/v1/models")[0] == 401, seconds=10)
+
+
+def test_a_backup_taken_while_the_stack_runs_has_its_jobs(stack: RunningStack, tmp_path: Path) -> None:
+    job = stack.submit(max_output_tokens=1)
+    dump = tmp_path / "penstock.sql"
+    command = [sys.executable, "-m", "stack.client", "pg_dump", f"--file={dump}"]
+    subprocess.run(command, env=stack.environment, cwd=ROOT, check=True)
+    assert job in dump.read_text()
