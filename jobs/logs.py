@@ -8,13 +8,19 @@ import structlog
 
 def configure(process: str, level: str) -> None:
     """Send this process's log and its libraries' warnings to standard error; never prompts, never keys."""
+
+    def name_the_process(
+        _logger: object, _method: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        return {**event, "process": process}  # a context variable would be unknown to other threads
+
     shared: list[structlog.typing.Processor] = [
+        name_the_process,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
-    structlog.contextvars.bind_contextvars(process=process)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -33,5 +39,6 @@ def configure(process: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
+    logging.captureWarnings(True)
     for chatty in ("celery", "kombu", "amqp", "httpx", "filelock"):
         logging.getLogger(chatty).setLevel("WARNING")

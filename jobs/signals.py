@@ -104,7 +104,7 @@ class Listener:
     """A thread that hears one channel and survives Redis; it misses what was said while it could not hear."""
 
     def __init__(self, url: str, channel: str, heard: Callable[[list[str]], None]) -> None:
-        self._client = redis.Redis.from_url(url, **{**_SOCKETS, "socket_timeout": None})
+        self._client = redis.Redis.from_url(url, **_SOCKETS)
         self._channel = channel
         self._heard = heard
         self._closed = threading.Event()
@@ -129,5 +129,11 @@ class Listener:
             channel.subscribe(self._channel)
             while not self._closed.is_set():
                 message = channel.get_message(timeout=_POLL_SECONDS)
-                if message is not None:
-                    self._heard(json.loads(message["data"]))
+                if message is None:
+                    continue
+                try:
+                    job_ids = json.loads(message["data"])
+                except ValueError as error:
+                    log.warning("a hint could not be read", error=str(error))
+                    continue
+                self._heard(job_ids)

@@ -20,8 +20,7 @@ def main() -> None:
             raise BadSetting("DATABASE_URL is set: use that server's own client programs.")
         command = embedded.client_command(program, config.var_dir, *arguments)
     except BadSetting as error:
-        print(error, file=sys.stderr)
-        return 2
+        sys.exit(str(error))
     os.execv(command[0], command)
 
 

@@ -29,6 +29,7 @@ def create_app(settings: Settings) -> Flask:
     app.before_request(_name_request)
     app.before_request(_authenticate)
     app.after_request(_add_headers)
+    app.teardown_request(_forget_name)
     errors.register(app)
     for module in (responses, completions, models, health, page):
         app.register_blueprint(module.blueprint)
@@ -37,8 +38,11 @@ def create_app(settings: Settings) -> Flask:
 
 def _name_request() -> None:
     g.request_id = f"req_{secrets.token_hex(16)}"
-    structlog.contextvars.clear_contextvars()  # a thread serves many requests
     structlog.contextvars.bind_contextvars(process="web", request_id=g.request_id)
+
+
+def _forget_name(_error: BaseException | None) -> None:
+    structlog.contextvars.unbind_contextvars("request_id")  # the thread serves others
 
 
 def _authenticate() -> None:

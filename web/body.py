@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from flask import request
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from web.errors import BadRequest, UnsupportedEncoding
 
@@ -26,10 +27,18 @@ def json_object() -> dict[str, Any]:
         raise BadRequest(f"{got} Send 'Content-Type: application/json'.", code="unsupported_content_type")
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise UnsupportedEncoding("Compressed bodies are not taken. Send plain JSON.")
-    value = _parsed(request.get_data(cache=False))
+    value = _parsed(_whole())
     if not isinstance(value, dict):
         raise BadRequest(f"The request body must be a JSON object. {_INSTEAD}", code="invalid_json")
     return value
+
+
+def _whole() -> bytes:
+    raw = request.get_data(cache=False)
+    limit = request.max_content_length
+    if request.content_length is None and limit is not None and len(raw) >= limit:
+        raise RequestEntityTooLarge  # of a body without a length, werkzeug cuts off the rest in silence
+    return raw
 
 
 def _parsed(raw: bytes) -> Any:

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 import structlog
-from flask import Flask, Response, jsonify
+from flask import Flask, Response, current_app, jsonify
 from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
@@ -134,7 +134,8 @@ def _sentence(error: HTTPException) -> str:
         case 405:
             return "This URL does not take this method; the Allow header names those it takes."
         case 413:
-            return "The request body is over the limit of this server. Send less text in one request."
+            limit = current_app.config["MAX_CONTENT_LENGTH"] / 1e6
+            return f"The request body is over the limit of this server. Send at most {limit:g} MB."
         case _:
             return error.description or error.name
 

@@ -1,6 +1,5 @@
 """Which model a request may name."""
 
-import threading
 import time
 from collections.abc import Mapping
 
@@ -17,9 +16,7 @@ class Offers:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._found: dict[str, Offer] = {}
-        self._until = 0.0
-        self._asking = threading.Lock()
+        self._known: tuple[dict[str, Offer], float] = {}, 0.0  # and until when; read and replaced as one
 
     def all(self) -> Mapping[str, Offer]:
         """Every name that somebody offers or failed to get.
@@ -27,12 +24,12 @@ class Offers:
         Raises:
             DatabaseUnavailable: nobody knows.
         """
-        with self._asking:
-            if time.monotonic() >= self._until:
-                with self._database.transaction() as connection:
-                    self._found = catalog.listing(connection)
-                self._until = time.monotonic() + _REMEMBERED_SECONDS
-            return self._found
+        found, until = self._known
+        if time.monotonic() >= until:
+            with self._database.transaction() as connection:
+                found = catalog.listing(connection)
+            self._known = found, time.monotonic() + _REMEMBERED_SECONDS
+        return found
 
     def require(self, name: str) -> ModelVersion:
         """The version behind a name.

@@ -57,14 +57,19 @@ class Tokenizers:
         return self._load(model.tokenizer).tokenizer.id_to_token(model.eos_token_id) or ""
 
     def _load(self, name: str) -> _Loaded:
-        with self._loading:
-            if name not in self._loaded:
-                if len(self._loaded) >= _KEPT:
-                    self._loaded.clear()
-                tokenizer = Tokenizer.from_str(self._store.get(name).decode())
-                longest = max(len(token) for token in tokenizer.get_vocab())
-                self._loaded[name] = _Loaded(tokenizer, longest)
-            return self._loaded[name]
+        loaded = self._loaded.get(name)
+        if loaded is None:
+            with self._loading:  # one at a time: loading takes memory and a while
+                loaded = self._loaded.get(name) or self._read(name)
+        return loaded
+
+    def _read(self, name: str) -> _Loaded:
+        if len(self._loaded) >= _KEPT:
+            self._loaded.clear()
+        tokenizer = Tokenizer.from_str(self._store.get(name).decode())
+        loaded = _Loaded(tokenizer, longest=max(len(token) for token in tokenizer.get_vocab()))
+        self._loaded[name] = loaded
+        return loaded
 
 
 def _refuse_unknown_tokens(model: ModelVersion, tokens: Sequence[int], param: str) -> None:
@@ -130,7 +135,9 @@ def _refused(message: str) -> NoReturn:
 
 
 # A template comes with a model from anywhere, so it sees nothing but what it is given.
-_environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+_environment = ImmutableSandboxedEnvironment(
+    trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+)
 _environment.globals["raise_exception"] = _refused
 
 _template = lru_cache(maxsize=_KEPT)(_environment.from_string)

@@ -11,7 +11,7 @@ from worker.scheduler import Chunk, Rows
 
 # A row must have the same bits whatever its neighbours' lengths and wherever its prompt was cut. So lengths
 # are rounded up, and sums over more positions than a matrix product adds in one go are cut at fixed places.
-KEYS, QUERIES, SUMMED = 64, 32, 256
+KEYS, QUERIES, SUMMED = 128, 32, 256
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +135,17 @@ class Caller:
         return self.send("DELETE", path)
 
     def send(
-        self, method: str, path: str, data: str | bytes | None = None, **headers: str | None
+        self, method: str, path: str, data: str | bytes | BytesIO | None = None, **headers: str | None
     ) -> TestResponse:
         """`headers` are written with underscores; a None leaves a default out."""
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         merged = {**self._headers, "Content-Type": "application/json", **given}
         kept = {name: value for name, value in merged.items() if value is not None}
+        if isinstance(data, BytesIO):  # in chunks: nobody says how long it will be
+            chunks = {"wsgi.input_terminated": True}
+            return self._client.open(
+                path, method=method, input_stream=data, headers=kept, environ_overrides=chunks
+            )
         return self._client.open(path, method=method, data=data, headers=kept)
 
 

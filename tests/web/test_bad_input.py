@@ -1,11 +1,16 @@
 """What bad input gets: the OpenAI error object with the parameter and what to send instead, and no job."""
 
+import json
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from flask import Flask
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 from sqlalchemy import delete
 from tokenizers import Tokenizer
 
@@ -229,6 +234,7 @@ BODIES = {
     "a form": (GOOD, {"Content_Type": "application/x-www-form-urlencoded"}, 400, "unsupported_content_type"),
     "no type": (GOOD, {"Content_Type": None}, 400, "unsupported_content_type"),
     "gzip": (GOOD, {"Content_Encoding": "gzip"}, 415, None),
+    "5 MB in chunks": (BytesIO(GOOD[:-1] + b" " * 5_000_000), {}, 413, "request_too_large"),
     "5 MB": (b'{"input": "' + b"x" * 5_000_000 + b'"}', {}, 413, "request_too_large"),
 }
 
@@ -238,6 +244,8 @@ BODIES = {
 def test_a_body_that_is_no_request_is_refused(house: tuple[Caller, Database], path: str, name: str) -> None:
     caller, database = house
     data, headers, status, code = BODIES[name]
+    if isinstance(data, BytesIO):
+        data.seek(0)
     the_error(caller.send("POST", path, data=data, **headers), status, code)
     assert rows(database) == 0
 
@@ -282,3 +290,34 @@ def test_other_urls_and_methods_get_the_error_object_too(house: tuple[Caller, Da
     the_error(caller.get("/v1//responses"), 404, "unknown_url")
     the_error(caller.send("PUT", "/v1/responses"), 405, "method_not_supported")
     assert "POST" in caller.send("PUT", "/v1/responses").headers["Allow"]
+
+
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(),
+    st.sampled_from(["starter", "user", "message", "input_text"]),
+)
+NAMES = sorted({name for case in (BOTH | OF_RESPONSES | OF_COMPLETIONS).values() for name in case.fields})
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from([*NAMES, "role", "content", "type", ""]), inner, max_size=4)
+    ),
+    max_leaves=10,
+)
+
+
+@examples(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(path=st.sampled_from([RESPONSES, COMPLETIONS]), name=st.sampled_from(NAMES), value=VALUES)
+def test_whatever_stands_in_a_field_is_taken_or_refused(
+    house: tuple[Caller, Database], path: str, name: str, value: Any
+) -> None:
+    good = {"model": "starter", "input": "d"} if path == RESPONSES else {"model": "starter", "prompt": "d"}
+    body = {**good, name: value, "max_tokens": 999}  # too many: nobody shall wait for an answer
+    answer = house[0].send("POST", path, data=json.dumps(body))
+    assert answer.status_code in (400, 404), answer.text
+    the_error(answer, answer.status_code, answer.get_json()["error"]["code"])

@@ -1,12 +1,18 @@
 """What a client sees while Redis or PostgreSQL is away, and when a request crashes."""
 
+import signal
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from flask import Flask
 
+from jobs import embedded
 from jobs.database import Database
 from jobs.settings import Settings
+from tests.conftest import wait_for
 from tests.web.conftest import Caller, FakeWorker, opened, output, rows, the_error
 
 
@@ -14,6 +20,21 @@ from tests.web.conftest import Caller, FakeWorker, opened, output, rows, the_err
 def no_redis(settings: Settings, tmp_path: Path) -> Settings:
     """Settings whose Redis is not there."""
     return Settings(var_dir=settings.var_dir, redis_url=f"unix://{tmp_path}/redis.sock")
+
+
+@pytest.fixture
+def beside_frozen_redis(settings: Settings, offered: Database, tmp_path: Path) -> Iterator[Flask]:
+    """An application whose Redis takes connections and never answers."""
+    for folder in (embedded.run_folder(tmp_path), tmp_path / "redis"):
+        folder.mkdir(exist_ok=True)
+    process = subprocess.Popen(embedded.redis_command(tmp_path), stdout=subprocess.DEVNULL)
+    wait_for((embedded.run_folder(tmp_path) / "redis.sock").exists)
+    process.send_signal(signal.SIGSTOP)
+    with opened(Settings(var_dir=settings.var_dir, redis_url=embedded.redis_url(tmp_path))) as app:
+        yield app
+        process.send_signal(signal.SIGCONT)
+    process.terminate()
+    process.wait()
 
 
 @pytest.fixture
@@ -38,6 +59,18 @@ def test_without_redis_jobs_are_taken_at_once_and_run(
         assert last["status"] == "completed"
         assert caller.post("/v1/completions", model="starter", prompt="a").status_code == 200
         assert time.monotonic() - start < 5
+
+
+def test_a_frozen_redis_delays_nobody(beside_frozen_redis: Flask, key: str) -> None:
+    caller = Caller(beside_frozen_redis, key)
+    for _ in range(5):
+        start = time.monotonic()
+        answer = caller.post("/v1/responses", model="starter", input="d", background=True)
+        assert answer.status_code == 200
+        assert time.monotonic() - start < 1
+    start = time.monotonic()
+    assert caller.get("/readyz").get_json()["status"] == "degraded"
+    assert time.monotonic() - start < 5
 
 
 def test_without_redis_the_process_is_ready_but_degraded(

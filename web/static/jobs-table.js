@@ -36,6 +36,7 @@ export class JobsTable {
   /** A job that was just sent: on top, and unfolded, for its sender waits for the text. */
   add(job) {
     const row = this.#update(job);
+    row.showPrompt(this.#promptOf(job.id)); // a look may have brought the row before the submit was answered
     row.unfold();
     this.#place(row, 0);
   }
@@ -89,7 +90,7 @@ class Row {
     this.element.dataset.id = job.id;
     this.#cells.time.textContent = timeOf(job.created_at);
     this.#cells.model.textContent = job.model;
-    this.#showPrompt(prompt);
+    this.showPrompt(prompt);
     this.#cells.status.append(this.#badge, this.#reason);
     this.#cells.tokens.append(this.#count, this.#rate);
     this.#cells.text.append(this.#text, this.#unfold);
@@ -100,11 +101,11 @@ class Row {
     this.#cancel.setAttribute("aria-label", `Cancel the job of ${timeOf(job.created_at)}`);
   }
 
-  #showPrompt(prompt) {
+  showPrompt(prompt) {
     const beginning = make("div", prompt ? "beginning" : "unknown");
     beginning.textContent = prompt || "—";
     beginning.title = prompt || (prompt === undefined ? "sent from elsewhere" : "empty");
-    this.#cells.prompt.append(beginning);
+    this.#cells.prompt.replaceChildren(beginning);
   }
 
   show(job) {
