@@ -1,0 +1,61 @@
+"""Which models there are, by what workers say."""
+
+from jobs import catalog
+from jobs.database import Database
+from tests.jobs.samples import make_silent, version
+
+
+def test_a_model_is_known_as_its_worker_described_it(database: Database) -> None:
+    described = version(chat_template="{{ messages }}")
+    with database.transaction() as connection:
+        catalog.offer(connection, "w1", [described], {})
+        found = catalog.listing(connection)["starter"]
+    assert (found.version, found.reason) == (described, None)
+
+
+def test_a_model_that_could_not_be_had_says_why(database: Database) -> None:
+    with database.transaction() as connection:
+        catalog.offer(connection, "w1", [version()], {"big": "no network"})
+        found = catalog.listing(connection)
+    assert {name: offer.reason for name, offer in found.items()} == {"starter": None, "big": "no network"}
+    assert found["big"].version is None
+
+
+def test_an_offer_counts_before_another_workers_failure(database: Database) -> None:
+    with database.transaction() as connection:
+        catalog.offer(connection, "w1", [], {"starter": "no network"})
+        catalog.offer(connection, "w2", [version()], {})
+        catalog.offer(connection, "w3", [], {"starter": "no memory"})
+        assert catalog.listing(connection)["starter"].version == version()
+
+
+def test_the_newest_version_counts_while_a_fleet_is_updated(database: Database) -> None:
+    with database.transaction() as connection:
+        catalog.offer(connection, "w1", [version(digest="old")], {})
+        catalog.offer(connection, "w2", [version(digest="new")], {})
+        assert catalog.listing(connection)["starter"].version == version(digest="new")
+
+
+def test_a_worker_that_offers_again_replaces_all_it_offered_before(database: Database) -> None:
+    with database.transaction() as connection:
+        catalog.offer(connection, "w1", [version("a"), version("b")], {"c": "no network"})
+        catalog.offer(connection, "w1", [version("b"), version("c")], {})
+        found = catalog.listing(connection)
+    assert {name: offer.version is not None for name, offer in found.items()} == {"b": True, "c": True}
+
+
+def test_the_same_weights_may_be_described_anew(database: Database) -> None:
+    with database.transaction() as connection:
+        catalog.offer(connection, "w1", [version(context=512)], {})
+        catalog.offer(connection, "w1", [version(context=256)], {})
+        assert catalog.listing(connection)["starter"].version == version(context=256)
+
+
+def test_a_worker_that_still_speaks_keeps_its_offers(database: Database) -> None:
+    with database.transaction() as connection:
+        for worker, name in (("w1", "a"), ("w2", "b")):
+            catalog.offer(connection, worker, [version(name)], {})
+            make_silent(connection, worker, 2 * catalog.SILENT_AFTER)
+        catalog.still_here(connection, "w1")
+        catalog.forget_silent_workers(connection)
+        assert set(catalog.listing(connection)) == {"a"}

@@ -1,0 +1,28 @@
+"""What nginx says by itself, read without nginx."""
+
+import json
+import re
+from pathlib import Path
+
+CONFIGURATION = (Path(__file__).parents[2] / "ops/nginx/nginx.conf.in").read_text()
+SAID = dict(re.findall(r"location = (/errors/\w+) \{\s+return \d+ '(.*)\\n';", CONFIGURATION))
+
+
+def test_every_error_of_nginx_is_openais_error_object() -> None:
+    answered = set(re.findall(r"error_page [\d ]+ (\S+);", CONFIGURATION))
+    assert answered == SAID.keys()
+    for body in SAID.values():
+        error = json.loads(body)["error"]
+        assert error.keys() == {"message", "type", "param", "code"}
+        assert error["type"] in ("invalid_request_error", "server_error")
+
+
+def test_the_log_holds_no_header_and_no_query() -> None:
+    (log,) = re.findall(r"log_format (.*?);", CONFIGURATION, flags=re.DOTALL)
+    assert not re.search(r"\$(http_|request_uri|args|query_string|request\b)", log)
+
+
+def test_nginx_writes_only_where_a_read_only_root_lets_it() -> None:
+    written = re.findall(r"(?:_temp_path|pid) (\S+);", CONFIGURATION)
+    assert len(written) == 6
+    assert all(path.startswith("/tmp/") for path in written)

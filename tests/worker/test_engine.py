@@ -1,0 +1,300 @@
+"""Many sequences in one batch, each as if it were alone."""
+
+import random
+import threading
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import GPT2LMHeadModel
+
+from jobs.errors import InvalidPrompt, NumericalError, OutOfMemory
+from jobs.inputs import Sampling
+from tests.worker.conftest import CONTEXT, EOS, VOCAB, MakeEngine, finish, greedy, ours, run
+from worker.engine import Engine
+from worker.scheduler import Rows
+from worker.sequence import Sequence
+
+
+def random_prompts(count: int, longest: int = 90) -> list[list[int]]:
+    chooser = random.Random(3)
+    return [[chooser.randrange(1, VOCAB) for _ in range(chooser.randint(1, longest))] for _ in range(count)]
+
+
+class Wrapped:
+    """The real model, with one thing changed on the way."""
+
+    def __init__(self, model: Any) -> None:
+        self.inner = model
+        self.vocab_size, self.context, self.eos_token_id = model.vocab_size, model.context, model.eos_token_id
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def test_greedy_tokens_equal_those_of_transformers(gpt2: GPT2LMHeadModel, make_engine: MakeEngine) -> None:
+    engine = make_engine(slots=8, token_budget=24)
+    sequences = [greedy(prompt, 20) for prompt in random_prompts(40)]
+    chooser, late = random.Random(5), list(sequences)
+    while late or not engine.idle:
+        for _ in range(min(len(late), chooser.randint(0, 3))):
+            engine.submit(late.pop())
+        engine.step()
+    for sequence in sequences:
+        asked = torch.tensor([sequence.prompt])
+        expected = gpt2.generate(
+            asked, attention_mask=torch.ones_like(asked), max_new_tokens=20, do_sample=False, pad_token_id=EOS
+        )
+        assert sequence.tokens == expected[0, len(sequence.prompt) :].tolist()
+    assert len({tuple(sequence.tokens) for sequence in sequences}) > 20  # they did go their own ways
+
+
+def test_a_newcomer_joins_at_the_next_step(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    early, late = greedy([5, 6, 7], 50, ignore_eos=True), greedy([8, 9], 3, ignore_eos=True)
+    engine.submit(early)
+    engine.step()
+    engine.submit(late)
+    engine.step()
+    assert (len(early.tokens), len(late.tokens)) == (2, 1)
+
+
+def test_a_long_newcomer_does_not_stall_the_others(make_engine: MakeEngine) -> None:
+    engine = make_engine(token_budget=16)
+    talking, reading = greedy([5], 100, ignore_eos=True), greedy([7] * 150, 5, ignore_eos=True)
+    engine.submit(talking)
+    engine.step()
+    engine.submit(reading)
+    for steps in range(1, 11):  # 15 prompt rows in each
+        engine.step()
+        assert len(talking.tokens) == 1 + steps
+    assert len(reading.tokens) == 1
+
+
+def test_a_finished_sequence_frees_its_slot_at_once(make_engine: MakeEngine) -> None:
+    engine = make_engine(slots=1)
+    first, second = greedy([5], 2, ignore_eos=True), greedy([6], 2, ignore_eos=True)
+    engine.submit(first)
+    engine.submit(second)
+    engine.step()
+    assert engine.step() == [first]
+    engine.step()
+    assert len(second.tokens) == 1
+
+
+def test_more_sequences_than_slots_wait_in_order(make_engine: MakeEngine) -> None:
+    engine = make_engine(slots=2)
+    sequences = [greedy([5 + number], 3, ignore_eos=True) for number in range(7)]
+    assert engine.free == 2
+    assert run(engine, sequences) == sequences
+    assert engine.free == 2
+
+
+def test_waiting_sequences_count_against_the_free_slots(make_engine: MakeEngine) -> None:
+    engine = make_engine(slots=3)
+    engine.submit(greedy([5], 9))
+    assert engine.free == 2
+    engine.step()
+    assert engine.free == 2
+    for _ in range(5):
+        engine.submit(greedy([5], 9))
+    assert engine.free == 0
+    assert not engine.idle
+
+
+@pytest.mark.parametrize("method", ["int8", "fp32"])
+@pytest.mark.parametrize(
+    "wanted", [{"temperature": 0}, {"temperature": 1}, {"top_k": 30, "top_p": 0.9}], ids=str
+)
+def test_strangers_do_not_change_what_a_sequence_says(
+    make_engine: MakeEngine, method: str, wanted: dict[str, Any]
+) -> None:
+    def sequences() -> list[Sequence]:
+        return [
+            Sequence(prompt, Sampling(max_tokens=12, seed=number, **wanted), index=number % 3)
+            for number, prompt in enumerate(random_prompts(16))
+        ]
+
+    alone, together = sequences(), sequences()
+    for sequence in alone:
+        run(make_engine(method, slots=1, token_budget=300), [sequence])
+    run(make_engine(method, slots=7, token_budget=20), reversed(together))
+    assert [sequence.tokens for sequence in alone] == [sequence.tokens for sequence in together]
+
+
+def test_index_and_seed_make_different_texts(make_engine: MakeEngine) -> None:
+    def said(seed: int, index: int) -> tuple[int, ...]:
+        sampling = Sampling(max_tokens=12, temperature=2, seed=seed, ignore_eos=True)
+        run(make_engine(), [sequence := Sequence([5, 6], sampling, index)])
+        return tuple(sequence.tokens)
+
+    assert said(1, 0) == said(1, 0)
+    assert len({said(seed, index) for seed in (0, 1, 2**63 - 1) for index in (0, 1)}) == 6
+
+
+class NotANumber(Wrapped):
+    """Gives NaN for the hidden states of one prompt, as a bad weight would."""
+
+    @torch.inference_mode()
+    def forward(self, rows: Rows) -> torch.Tensor:
+        logits: torch.Tensor = self.inner.forward(rows)
+        for row, sequence in enumerate(rows.due):
+            if sequence.prompt[0] == 99:
+                logits[row] = torch.nan
+                for kept in (*self.inner._cache._keys, *self.inner._cache._values):
+                    kept[rows.slots[rows.due_rows[row]]] = torch.nan
+        return logits
+
+
+def test_nan_fails_its_sequence_alone_and_leaves_a_clean_slot(
+    gpt2: GPT2LMHeadModel, tokenizer: Tokenizer, make_engine: MakeEngine
+) -> None:
+    prompts = [[5, 6], [99, 7], [8, 9, 10], [11]]
+    engine = Engine(NotANumber(ours(gpt2)), tokenizer, 3, 32)
+    sequences = [greedy(prompt, ignore_eos=True) for prompt in prompts]
+    finished = run(engine, sequences)
+    assert len(finished) == 4
+    assert isinstance(sequences[1].error, NumericalError)
+    assert (sequences[1].finished, sequences[1].finish_reason, sequences[1].tokens) == (True, None, [])
+    expected = [greedy(prompt, ignore_eos=True) for prompt in prompts]
+    run(make_engine(), expected)
+    for number in (0, 2, 3):  # the last one got the slot of the one that failed
+        assert sequences[number].error is None
+        assert sequences[number].tokens == expected[number].tokens
+
+
+def test_a_sequence_dropped_before_it_spoke_leaves_a_clean_slot(
+    gpt2: GPT2LMHeadModel, tokenizer: Tokenizer
+) -> None:
+    cleared: list[int] = []
+
+    class Watched(Wrapped):
+        def clear(self, slot: int) -> None:
+            cleared.append(slot)
+
+    engine = Engine(Watched(ours(gpt2)), tokenizer, 2, 8)
+    engine.submit(dropped := greedy([5] * 50))
+    engine.step()
+    engine.drop(dropped)
+    engine.step()
+    assert cleared == [0]
+
+
+def test_a_dropped_sequence_leaves_at_the_next_step(make_engine: MakeEngine) -> None:
+    engine = make_engine(slots=1)
+    running, waiting, next_one = (greedy([number], 50, ignore_eos=True) for number in (5, 6, 7))
+    for sequence in (running, waiting, next_one):
+        engine.submit(sequence)
+    engine.step()
+    engine.drop(running)
+    engine.drop(waiting)
+    assert engine.step() == []
+    assert [len(sequence.tokens) for sequence in (running, waiting, next_one)] == [1, 0, 1]
+    engine.drop(next_one)
+    assert (engine.step(), engine.idle, next_one.finished) == ([], True, False)
+
+
+def test_dropping_what_already_left_is_no_matter(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    run(engine, [gone := greedy([5], 2)])
+    engine.drop(gone)
+    assert run(engine, [other := greedy([6], 2)]) == [other]
+
+
+def test_submit_and_drop_from_many_threads_lose_nothing(make_engine: MakeEngine) -> None:
+    engine = make_engine(slots=4)
+    kept = [greedy([5 + number], 2, ignore_eos=True) for number in range(40)]
+    dropped = [greedy([60 + number], 50, ignore_eos=True) for number in range(40)]
+
+    def client(part: int) -> None:
+        for keep, drop in zip(kept[part::4], dropped[part::4], strict=True):
+            engine.submit(drop)
+            engine.submit(keep)
+            engine.drop(drop)
+
+    clients = [threading.Thread(target=client, args=(part,)) for part in range(4)]
+    for thread in clients:
+        thread.start()
+    finished: list[Sequence] = []
+    while any(thread.is_alive() for thread in clients) or not engine.idle:
+        finished += engine.step()
+    assert set(finished) == set(kept)
+
+
+def test_no_room_on_the_device_fails_the_batch_and_not_the_waiting(
+    gpt2: GPT2LMHeadModel, tokenizer: Tokenizer
+) -> None:
+    class Full(Wrapped):
+        full = True
+
+        def forward(self, rows: Rows) -> torch.Tensor:
+            if self.full:
+                raise torch.OutOfMemoryError("no room")
+            logits: torch.Tensor = self.inner.forward(rows)
+            return logits
+
+    model = Full(ours(gpt2))
+    engine = Engine(model, tokenizer, 2, 32)
+    sequences = [greedy([5 + number], 2) for number in range(3)]
+    for sequence in sequences:
+        engine.submit(sequence)
+    assert engine.step() == sequences[:2]
+    assert all(isinstance(sequence.error, OutOfMemory) for sequence in sequences[:2])
+    model.full = False
+    assert finish(engine) == sequences[2:]
+    assert sequences[2].error is None
+
+
+def test_abandon_empties_the_engine(make_engine: MakeEngine) -> None:
+    engine = make_engine(slots=1)
+    sequences = [greedy([5 + number], 9) for number in range(3)]
+    for sequence in sequences[:2]:
+        engine.submit(sequence)
+    engine.step()
+    engine.submit(sequences[2])
+    assert engine.abandon() == sequences
+    assert (engine.idle, engine.free, engine.step()) == (True, 1, [])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_tokens", "named"),
+    [
+        ([], 1, "empty"),
+        ([VOCAB], 1, "vocabulary"),
+        ([-1], 1, "vocabulary"),
+        ([5] * 250, 7, "context"),
+    ],
+)
+def test_a_prompt_that_does_not_fit_is_refused(
+    make_engine: MakeEngine, prompt: list[int], max_tokens: int, named: str
+) -> None:
+    engine = make_engine()
+    with pytest.raises(InvalidPrompt, match=named):
+        engine.submit(greedy(prompt, max_tokens))
+    assert engine.idle
+
+
+def test_the_whole_context_can_be_used(make_engine: MakeEngine) -> None:
+    run(make_engine(), [full := greedy([5] * 200, CONTEXT - 200, ignore_eos=True)])
+    assert (len(full.tokens), full.error) == (CONTEXT - 200, None)
+
+
+def test_a_budget_without_room_for_newcomers_is_refused(make_engine: MakeEngine) -> None:
+    with pytest.raises(ValueError, match="TOKEN_BUDGET"):
+        make_engine(slots=8, token_budget=8)
+
+
+def test_times_and_steps_are_told(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    run(engine, [sequence := greedy([5], 4, ignore_eos=True)])
+    assert engine.steps == 4
+    assert sequence.first_token_at is not None
+    assert sequence.finished_at is not None
+    assert sequence.first_token_at < sequence.finished_at
+
+
+def test_warm_up_leaves_the_engine_idle(make_engine: MakeEngine) -> None:
+    engine = make_engine("int8")
+    engine.warm_up()
+    assert (engine.idle, engine.free) == (True, 4)
