@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, Row, delete, func, select, update
+from sqlalchemy import Connection, Row, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from jobs.tables import model_versions, offers
@@ -41,7 +41,10 @@ class Offer:
 def offer(
     connection: Connection, worker: str, versions: Sequence[ModelVersion], failed: dict[str, str]
 ) -> None:
-    """Say what this worker has, and what it could not get and why; replaces all it offered before."""
+    """Say what this worker has, and what it has not and why; replaces all it offered before.
+
+    A worker repeats this well within `SILENT_AFTER`.
+    """
     connection.execute(delete(offers).where(offers.c.worker == worker))
     for version in versions:
         connection.execute(
@@ -49,11 +52,6 @@ def offer(
         )
     for name, reason in failed.items():
         connection.execute(insert(offers).values(worker=worker, name=name, reason=reason))
-
-
-def still_here(connection: Connection, worker: str) -> None:
-    """Repeat what this worker offers."""
-    connection.execute(update(offers).where(offers.c.worker == worker).values(seen_at=func.now()))
 
 
 def forget_silent_workers(connection: Connection) -> None:

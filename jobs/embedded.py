@@ -4,6 +4,7 @@ import grp
 import hashlib
 import os
 import pwd
+import shutil
 import subprocess
 import tempfile
 from importlib.util import find_spec
@@ -34,7 +35,7 @@ def prepare(var_dir: Path) -> None:
     """
     for folder in (var_dir, run_folder(var_dir), var_dir / "log", var_dir / "redis"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder.stat().st_uid != os.getuid():
+        if folder.lstat().st_uid != os.getuid():
             raise BadSetting(f"{folder} belongs to another user. Choose another VAR_DIR.")
     run_folder(var_dir).chmod(0o700)
     version = _cluster(var_dir) / "PG_VERSION"
@@ -98,6 +99,8 @@ def _cluster(var_dir: Path) -> Path:
 
 def _make_cluster(var_dir: Path) -> None:
     """Run initdb aside and rename, so that a half-made cluster is never taken for a whole one."""
+    for left in var_dir.glob("initdb-*"):
+        shutil.rmtree(left)
     aside = Path(tempfile.mkdtemp(prefix="initdb-", dir=var_dir))
     if os.getuid() == 0:
         nobody = pwd.getpwnam("nobody")

@@ -25,7 +25,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSON
 
 from jobs import states
 from jobs.attempts import Claim, ClaimedJob, Ending, NewJob
@@ -254,15 +254,15 @@ def _given(claims: Sequence[Claim], endings: Sequence[Ending] = ()) -> FromClaus
     values = {
         "id": (Text, [claim.job_id for claim in claims]),
         "attempt": (Integer, [claim.attempt for claim in claims]),
-        "output": (JSONB, [None if e.output is None else dict(e.output) for e in endings]),
-        "error": (JSONB, [None if e is None else error_object(e) for e in errors]),
+        "output": (JSON, [None if e.output is None else dict(e.output) for e in endings]),
+        "error": (JSON, [None if e is None else error_object(e) for e in errors]),
         "code": (Text, [None if e is None else e.code for e in errors]),
         "charged": (Integer, [int(e is not None and e.charged) for e in errors]),
     }
     if not endings:
         values = {name: values[name] for name in ("id", "attempt")}
     arrays = [
-        bindparam(None, rows, type_=ARRAY(kind(none_as_null=True) if kind is JSONB else kind))
+        bindparam(None, rows, type_=ARRAY(kind(none_as_null=True) if kind is JSON else kind))
         for kind, rows in values.values()
     ]
     columns: list[ColumnClause[Any]] = [column(name, kind) for name, (kind, _) in values.items()]

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from celery import Celery
 from celery.platforms import SecurityWarning
+from celery.signals import setup_logging
 from kombu.entity import Queue
 
 from jobs import lifecycle
@@ -37,6 +38,9 @@ QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--logle
 """For `celery worker`: no chatter between workers, which have nothing to say to each other."""
 
 
+setup_logging.connect(lambda **_: None, weak=False)  # else Celery lifts the root logger to its --loglevel
+
+
 def make_celery(settings: Settings) -> Celery:
     """The Celery application: JSON, no results, bounded sockets, and nothing held while work runs."""
     # it warns of root because of pickle, which nobody here accepts
@@ -53,7 +57,6 @@ def make_celery(settings: Settings) -> Celery:
         worker_pool="threads",
         worker_concurrency=1,
         worker_prefetch_multiplier=1,
-        worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_enable_remote_control=False,  # its mailbox would be a second door
         broker_connection_retry_on_startup=True,
@@ -94,6 +97,6 @@ def enqueue(database: Database, signals: Signals, job: NewJob) -> None:
 
 def _broker_url(redis_url: str) -> str:
     """Kombu's spelling of a redis-py URL."""
-    return (
-        redis_url.replace("unix://", "redis+socket://", 1) if redis_url.startswith("unix://") else redis_url
-    )
+    if not redis_url.startswith("unix://"):
+        return redis_url
+    return redis_url.replace("unix://", "redis+socket://", 1).replace("?db=", "?virtual_host=")

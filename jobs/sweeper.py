@@ -5,9 +5,10 @@ import signal
 import threading
 from datetime import timedelta
 from types import FrameType
+from typing import Any
 
 import structlog
-from sqlalchemy import Connection, delete, func, or_, select
+from sqlalchemy import Connection, Select, delete, func, or_, select
 
 from jobs import lifecycle, logs, settings
 from jobs.catalog import forget_silent_workers
@@ -15,7 +16,7 @@ from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
 from jobs.queue import QueueName, make_signals
 from jobs.signals import Signals
-from jobs.states import FINAL, State
+from jobs.states import State
 from jobs.tables import jobs
 
 log = structlog.get_logger(__name__)
@@ -67,11 +68,10 @@ def prune(database: Database, retention: timedelta) -> int:
             return total
 
 
-def _expired(retention: timedelta):  # type: ignore[no-untyped-def]
-    age = func.now() - jobs.c.finished_at
-    return select(jobs.c.id).where(
-        jobs.c.state.in_(FINAL), or_(age > retention, ~jobs.c.stored & (age > _UNSTORED))
-    )
+def _expired(retention: timedelta) -> Select[Any]:
+    kept_until, unstored_until = func.now() - retention, func.now() - _UNSTORED
+    due = or_(jobs.c.finished_at < kept_until, ~jobs.c.stored & (jobs.c.finished_at < unstored_until))
+    return select(jobs.c.id).where(due)
 
 
 def main() -> None:

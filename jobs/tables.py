@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSON
 
 from jobs.states import SUSPECT_AFTER, State
 
@@ -73,10 +73,11 @@ jobs = Table(
     Column("worker", Text),
     Column("cancel_requested_at", _moment),
     Column("stored", Boolean, nullable=False),  # false: gone once its caller was answered
-    Column("request", JSONB, nullable=False),  # what the resource echoes
-    Column("input", JSONB, nullable=False),  # what the worker needs
-    Column("output", JSONB),
-    Column("error", JSONB),
+    # json, not jsonb: it keeps every text that a tokenizer can write, NUL included, and the order of keys
+    Column("request", JSON, nullable=False),  # what the resource echoes
+    Column("input", JSON, nullable=False),  # what the worker needs
+    Column("output", JSON),
+    Column("error", JSON),
     Column("created_at", _moment, nullable=False, server_default=_NOW),
     Column("started_at", _moment),
     Column("finished_at", _moment),
@@ -92,6 +93,7 @@ jobs = Table(
     ),
     Index("ix_jobs_lease_until", "lease_until", postgresql_where=text("state = 'running'")),
     Index("ix_jobs_finished_at", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+    Index("ix_jobs_unstored", "finished_at", postgresql_where=text("NOT stored")),
     Index("ix_jobs_owner_id_kind_seq", "owner_id", "kind", "seq"),
 )
 

@@ -5,34 +5,29 @@ intake         SQL: claims and commits
 heartbeat      SQL: leases and cancels
 device         the engines
 listener       Redis: hints
+loader         models, one after the other; ends when all are loaded
 """
 
 import os
 import threading
-import time
 from datetime import timedelta
 
 import structlog
 import torch
 from celery.signals import worker_shutting_down
 
-from jobs import catalog, logs, settings
-from jobs.artifacts import ArtifactStore
-from jobs.catalog import ModelVersion
+from jobs import logs, settings
 from jobs.database import Database
-from jobs.errors import DatabaseUnavailable, ModelUnavailable
 from jobs.queue import DOORBELLS, QUIET, QueueName, make_celery, make_signals
-from jobs.settings import ModelSource, Settings
+from jobs.settings import Settings
 from jobs.signals import CANCELLED, Listener
-from worker.device import Device, Lane
-from worker.engine import Engine
+from worker.device import Device
 from worker.heartbeat import Heartbeat
 from worker.intake import Intake
-from worker.loading import LoadedModel, load
+from worker.lanes import Lanes
 
 log = structlog.get_logger(__name__)
 
-_RETRY_SECONDS = 1.0
 _DRAIN_SHARE = 0.7  # of DRAIN_SECONDS; the rest is for the commits and for everybody else
 
 
@@ -44,7 +39,7 @@ class Worker:
         self._database = Database(config.database, connections=2)
         self._signals = make_signals(config)
         self._busy = threading.Event()
-        self._lanes = self._load_models()
+        self._lanes = Lanes(config, self._busy)
         self.intake = Intake(
             self._database, self._signals, self._lanes, config.worker, config.lease, config.max_failures
         )
@@ -52,27 +47,27 @@ class Worker:
         self._heartbeat = Heartbeat(
             Database(config.database, connections=1, statement_seconds=config.heartbeat_seconds),
             self.intake,
-            list(self._lanes.values()),
-            config.worker,
+            self._lanes,
             config.lease,
             timedelta(seconds=config.heartbeat_seconds),
         )
 
     def start(self) -> None:
         """Start every thread but Celery's."""
-        lanes = list(self._lanes.values())
         self._listener = Listener(self._config.redis, CANCELLED, self._heartbeat.hear)
         self._threads = [
             threading.Thread(
-                target=self._device.run, args=(lanes, self.intake.finish, self.intake.fail), name="device"
+                target=self._device.run,
+                args=(self._lanes, self.intake.finish, self.intake.fail),
+                name="device",
             ),
+            threading.Thread(target=self._lanes.load, args=(self._database, self.intake.wake), name="loader"),
             threading.Thread(target=self._heartbeat.run, name="heartbeat"),
             threading.Thread(target=self.intake.run, name="intake"),
         ]
         for thread in self._threads:
             thread.daemon = True
             thread.start()
-        log.info("ready", models=list(self._lanes))
 
     def stop(self) -> None:
         """Drain, hand back, and end every thread, in that order."""
@@ -82,61 +77,8 @@ class Worker:
         self._listener.close()
         self._signals.close()
         for thread in self._threads:
-            thread.join(timeout=2)
-
-    def _load_models(self) -> dict[str, Lane]:
-        """Load, warm up and offer every model that can be had; say of the others why not."""
-        loaded: list[tuple[ModelSource, LoadedModel]] = []
-        failed: dict[str, str] = {}
-        for source in self._config.sources:
-            try:
-                loaded.append((source, _load(source, self._config)))
-            except ModelUnavailable as error:
-                failed[source.name] = str(error)
-                log.error("model unavailable", model=source.name, reason=str(error))
-        lanes = {source.name: self._lane(source.name, model) for source, model in loaded}
-        self._offer([_version(source.name, model, self._store(model)) for source, model in loaded], failed)
-        return lanes
-
-    def _store(self, model: LoadedModel) -> str:
-        return ArtifactStore(self._config.artifacts).put(model.tokenizer_json)
-
-    def _lane(self, name: str, model: LoadedModel) -> Lane:
-        engine = Engine(model.model, model.tokenizer, self._config.slots, self._config.rows_per_step)
-        engine.warm_up()
-        return Lane(name, engine, model.tokenizer, model.digest, self._busy)
-
-    def _offer(self, versions: list[ModelVersion], failed: dict[str, str]) -> None:
-        while True:
-            try:
-                with self._database.transaction() as connection:
-                    catalog.offer(connection, self._config.worker, versions, failed)
-                return
-            except DatabaseUnavailable as error:
-                log.warning("waiting for the database", error=str(error))
-                time.sleep(_RETRY_SECONDS)
-
-
-def _load(source: ModelSource, config: Settings) -> LoadedModel:
-    began = time.monotonic()
-    model = load(source.source, source.quantization, config.device, config.hf_token)
-    seconds = round(time.monotonic() - began, 2)
-    log.info("model loaded", model=source.name, quantization=model.quantization, seconds=seconds)
-    return model
-
-
-def _version(name: str, model: LoadedModel, tokenizer: str) -> ModelVersion:
-    return ModelVersion(
-        name=name,
-        digest=model.digest,
-        quantization=model.quantization,
-        parameters=model.parameters,
-        context=model.context,
-        vocab_size=model.vocab_size,
-        eos_token_id=model.eos_token_id,
-        tokenizer=tokenizer,
-        chat_template=model.chat_template,
-    )
+            if thread.name != "loader":  # it may be in the middle of a download; it ends with the process
+                thread.join(timeout=2)
 
 
 def _end_process(crash: threading.ExceptHookArgs) -> None:

@@ -1,34 +1,14 @@
 """The thread that owns the device: it steps every engine in turn, and nothing else touches a tensor."""
 
 import threading
-from collections.abc import Callable
-from collections.abc import Sequence as Several
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import structlog
-from tokenizers import Tokenizer
 
-from worker.engine import Engine
+from worker.lanes import Lane
 from worker.sequence import Sequence
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(eq=False)
-class Lane:
-    """One model, its engine, and what intake must know of it."""
-
-    name: str
-    engine: Engine
-    tokenizer: Tokenizer
-    digest: str
-    busy: threading.Event  # the device thread's alarm clock, shared by all lanes
-
-    def submit(self, sequences: Several[Sequence]) -> None:
-        """Hand sequences to the engine; they join its batch at the next step."""
-        for sequence in sequences:
-            self.engine.submit(sequence)
-        self.busy.set()
 
 
 class Device:
@@ -40,14 +20,14 @@ class Device:
 
     def run(
         self,
-        lanes: Several[Lane],
+        lanes: Mapping[str, Lane],
         finished: Callable[[Sequence], None],
         failed: Callable[[Lane, BaseException], None],
     ) -> None:
         """Step until `stop`. What an engine raises ends its jobs, not the thread."""
         while not self._stopped.is_set():
             self._busy.clear()
-            turns = [self._step(lane, finished, failed) for lane in lanes]  # everybody has one
+            turns = [self._step(lane, finished, failed) for lane in list(lanes.values())]
             if not any(turns):
                 self._busy.wait()
 

@@ -5,11 +5,11 @@ from datetime import timedelta
 
 import structlog
 
-from jobs import catalog, lifecycle
+from jobs import lifecycle
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
-from worker.device import Lane
 from worker.intake import Intake
+from worker.lanes import Lanes
 
 log = structlog.get_logger(__name__)
 
@@ -23,15 +23,13 @@ class Heartbeat:
         self,
         database: Database,
         intake: Intake,
-        lanes: list[Lane],
-        worker: str,
+        lanes: Lanes,
         lease: timedelta,
         every: timedelta,
     ) -> None:
         self._database = database
         self._intake = intake
         self._lanes = lanes
-        self._worker = worker
         self._lease = lease
         self._every = every.total_seconds()
         self._moved_to = -1
@@ -54,8 +52,7 @@ class Heartbeat:
                 self._beat(hinted)
                 if since_offer >= _REPEAT_OFFER:
                     since_offer = 0.0
-                    with self._database.transaction() as connection:
-                        catalog.still_here(connection, self._worker)
+                    self._lanes.offer(self._database)
             except DatabaseUnavailable as error:
                 log.warning("missed a heartbeat, database is out of reach", error=str(error))
 
@@ -75,7 +72,8 @@ class Heartbeat:
         self._intake.cancel(unwanted)
 
     def _has_moved(self) -> bool:
-        steps = sum(lane.engine.steps for lane in self._lanes)
-        moved = steps != self._moved_to or all(lane.engine.idle for lane in self._lanes)
+        engines = [lane.engine for lane in list(self._lanes.values())]
+        steps = sum(engine.steps for engine in engines)
+        moved = steps != self._moved_to or all(engine.idle for engine in engines)
         self._moved_to = steps
         return moved

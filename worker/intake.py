@@ -21,7 +21,7 @@ from jobs.errors import DatabaseUnavailable, JobError, Unexpected, WorkerStoppin
 from jobs.inputs import GenerationInput
 from jobs.queue import QueueName
 from jobs.signals import ENDED, Signals
-from worker.device import Lane
+from worker.lanes import Lane
 from worker.sequence import Sequence
 
 log = structlog.get_logger(__name__)
@@ -55,7 +55,6 @@ class Work:
     def _shown(self, sequence: Sequence) -> dict[str, Any]:
         tokens = list(sequence.tokens)
         text = sequence.text if sequence.finished else self.lane.tokenizer.decode(tokens)
-        text = text.replace("\0", "\ufffd")  # PostgreSQL's JSONB has no NUL; the token ids keep it
         return {"text": text, "tokens": tokens, "finish_reason": sequence.finish_reason}
 
 
@@ -132,7 +131,7 @@ class Intake:
     def run(self) -> None:
         """Commit what ended, claim what fits, sleep until woken; until `stop`."""
         while not self._stopping.is_set():
-            if self._turn() and any(lane.engine.free > 0 for lane in self._lanes.values()):
+            if self._turn() and any(lane.engine.free > 0 for lane in list(self._lanes.values())):
                 self._claim()
             self._awake.wait(_POLL_SECONDS * random.uniform(0.8, 1.2))
             self._awake.clear()
@@ -197,13 +196,14 @@ class Intake:
 
     def _claim_for_every_lane(self, connection: Connection) -> list[ClaimedJob]:
         queue, jobs = QueueName.GENERATE, list[ClaimedJob]()
-        for name in self._lanes:
+        lanes = dict(self._lanes)  # more may come while we ask
+        for name in lanes:
             if lifecycle.suspect_waits(connection, queue, name):
                 # it may take the process down: let everybody else finish first
                 if self.claims():
                     return []
                 return lifecycle.claim_suspect(connection, queue, name, self._worker, self._lease)
-        for name, lane in self._lanes.items():
+        for name, lane in lanes.items():
             if (free := lane.engine.free) > 0:
                 jobs += lifecycle.claim(connection, queue, name, self._worker, self._lease, free)
         return jobs

@@ -73,10 +73,10 @@ def upgrade() -> None:
         sa.Column("worker", sa.Text(), nullable=True),
         sa.Column("cancel_requested_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("stored", sa.Boolean(), nullable=False),
-        sa.Column("request", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
-        sa.Column("input", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
-        sa.Column("output", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
-        sa.Column("error", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column("request", postgresql.JSON(astext_type=sa.Text()), nullable=False),
+        sa.Column("input", postgresql.JSON(astext_type=sa.Text()), nullable=False),
+        sa.Column("output", postgresql.JSON(astext_type=sa.Text()), nullable=True),
+        sa.Column("error", postgresql.JSON(astext_type=sa.Text()), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
@@ -104,6 +104,9 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 'running'"),
     )
     op.create_index("ix_jobs_owner_id_kind_seq", "jobs", ["owner_id", "kind", "seq"], unique=False)
+    op.create_index(
+        "ix_jobs_unstored", "jobs", ["finished_at"], unique=False, postgresql_where=sa.text("NOT stored")
+    )
     op.create_index(
         "ix_jobs_suspects",
         "jobs",
@@ -158,6 +161,7 @@ def downgrade() -> None:
     op.drop_index(
         "ix_jobs_suspects", table_name="jobs", postgresql_where=sa.text("state = 'queued' AND crashes >= 2")
     )
+    op.drop_index("ix_jobs_unstored", table_name="jobs", postgresql_where=sa.text("NOT stored"))
     op.drop_index("ix_jobs_owner_id_kind_seq", table_name="jobs")
     op.drop_index("ix_jobs_lease_until", table_name="jobs", postgresql_where=sa.text("state = 'running'"))
     op.drop_index(

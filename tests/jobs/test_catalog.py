@@ -56,6 +56,6 @@ def test_a_worker_that_still_speaks_keeps_its_offers(database: Database) -> None
         for worker, name in (("w1", "a"), ("w2", "b")):
             catalog.offer(connection, worker, [version(name)], {})
             make_silent(connection, worker, 2 * catalog.SILENT_AFTER)
-        catalog.still_here(connection, "w1")
+        catalog.offer(connection, "w1", [version("a")], {})
         catalog.forget_silent_workers(connection)
         assert set(catalog.listing(connection)) == {"a"}

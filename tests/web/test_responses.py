@@ -330,3 +330,15 @@ def test_a_long_poll_ends_when_the_process_is_to_stop(
         start = time.monotonic()
         assert caller.get(f"/v1/responses/{made['id']}?wait=20").get_json()["status"] == "queued"
         assert time.monotonic() - start < 2
+
+
+def test_an_end_that_was_told_before_the_wait_is_not_missed(
+    settings: Settings, key: str, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "_LOOK_SECONDS", 60)  # nobody will look again
+    with opened(settings) as app:
+        made = submit(Caller(app, key))
+        worker.one(output("t"))
+        start = time.monotonic()
+        app.extensions["penstock"].waiting.wait(made["id"], 20)
+        assert time.monotonic() - start < 2

@@ -1,0 +1,116 @@
+"""The models of this worker: loads them one after the other, and offers each as soon as it can serve."""
+
+import threading
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Several
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from tokenizers import Tokenizer
+
+from jobs import catalog
+from jobs.artifacts import ArtifactStore
+from jobs.catalog import ModelVersion
+from jobs.database import Database
+from jobs.errors import DatabaseUnavailable, ModelUnavailable
+from jobs.settings import ModelSource, Settings
+from worker.engine import Engine
+from worker.loading import LoadedModel, load
+from worker.sequence import Sequence
+
+log = structlog.get_logger(__name__)
+
+_RETRY_SECONDS = 1.0
+
+
+@dataclass(eq=False)
+class Lane:
+    """One model, its engine, and what intake must know of it."""
+
+    name: str
+    engine: Engine
+    tokenizer: Tokenizer
+    digest: str
+    busy: threading.Event  # the device thread's alarm clock, shared by all lanes
+
+    def submit(self, sequences: Several[Sequence]) -> None:
+        """Hand sequences to the engine; they join its batch at the next step.
+
+        Raises:
+            InvalidPrompt: one of them does not fit the model.
+        """
+        for sequence in sequences:
+            self.engine.submit(sequence)
+        self.busy.set()
+
+
+class Lanes(dict[str, Lane]):
+    """The lanes that can serve, by name; it grows while others already run."""
+
+    def __init__(self, config: Settings, busy: threading.Event) -> None:
+        super().__init__()
+        self._config = config
+        self._busy = busy
+        self._versions: list[ModelVersion] = []
+        self._missing = {source.name: "It is still being loaded; try again." for source in config.sources}
+
+    def load(self, database: Database, loaded: Callable[[], None]) -> None:
+        """Load, warm up and offer every model that can be had; say of the others why not.
+
+        Folders come first, since the Hub may take long. `loaded` is called after each.
+        """
+        self._offer_until_heard(database)
+        for source in sorted(self._config.sources, key=lambda source: not Path(source.source).is_dir()):
+            try:
+                self._add(source)
+            except ModelUnavailable as error:
+                self._missing[source.name] = str(error)
+                log.error("model unavailable", model=source.name, reason=str(error))
+            self._offer_until_heard(database)
+            loaded()
+        log.info("ready", models=list(self))
+
+    def offer(self, database: Database) -> None:
+        """Say what this worker has, and what it has not and why.
+
+        Raises:
+            DatabaseUnavailable: nobody heard it.
+        """
+        with database.transaction() as connection:
+            catalog.offer(connection, self._config.worker, self._versions, self._missing)
+
+    def _add(self, source: ModelSource) -> None:
+        began = time.monotonic()
+        model = load(source.source, source.quantization, self._config.device, self._config.hf_token)
+        engine = Engine(model.model, model.tokenizer, self._config.slots, self._config.rows_per_step)
+        engine.warm_up()
+        tokenizer = ArtifactStore(self._config.artifacts).put(model.tokenizer_json)
+        self[source.name] = Lane(source.name, engine, model.tokenizer, model.digest, self._busy)
+        self._versions.append(_version(source.name, model, tokenizer))
+        del self._missing[source.name]
+        seconds = round(time.monotonic() - began, 2)
+        log.info("model loaded", model=source.name, quantization=model.quantization, seconds=seconds)
+
+    def _offer_until_heard(self, database: Database) -> None:
+        while True:
+            try:
+                return self.offer(database)
+            except DatabaseUnavailable as error:
+                log.warning("waiting for the database", error=str(error))
+                time.sleep(_RETRY_SECONDS)
+
+
+def _version(name: str, model: LoadedModel, tokenizer: str) -> ModelVersion:
+    return ModelVersion(
+        name=name,
+        digest=model.digest,
+        quantization=model.quantization,
+        parameters=model.parameters,
+        context=model.context,
+        vocab_size=model.vocab_size,
+        eos_token_id=model.eos_token_id,
+        tokenizer=tokenizer,
+        chat_template=model.chat_template,
+    )
