@@ -91,8 +91,7 @@ def running() -> Iterator[Bench]:
         own = {"VAR_DIR": folder, "PORT": str(port), "DATABASE_URL": "", "REDIS_URL": "", "ARTIFACTS_URL": ""}
         environment = {**os.environ, **own, "LOG_LEVEL": "WARNING"}
         stack = _start(environment, ["-m", "stack.up"], Path(folder) / "up.log")
-        gunicorn = ["-m", "gunicorn", "--config", "web/gunicorn.conf.py", "bench.stack:empty()"]
-        peer = _start({**environment, "PORT": str(empty_port), "VAR_DIR": f"{folder}/peer"}, gunicorn, None)
+        peer = _start(environment, _empty_on_gunicorn(empty_port), None)
         try:
             while not read_json(f"http://127.0.0.1:{port}/readyz") and stack.poll() is None:
                 time.sleep(0.1)
@@ -111,6 +110,13 @@ def running() -> Iterator[Bench]:
             for process in (peer, stack):
                 process.send_signal(signal.SIGTERM)
                 process.wait(timeout=60)
+
+
+def _empty_on_gunicorn(port: int) -> list[str]:
+    """The same worker class and number of threads as web's."""
+    threads = str(Settings().web_threads)
+    flags = ["--worker-class", "gthread", "--threads", threads, "--keep-alive", "30", "--no-control-socket"]
+    return ["-m", "gunicorn", *flags, "--bind", f"127.0.0.1:{port}", "bench.stack:empty()"]
 
 
 def accept(bench: Bench, rounds: int, requests: int) -> None:

@@ -1,16 +1,20 @@
 """Which models there are: a name, its version, and the workers that offer it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, Row, delete, func, select
+from sqlalchemy import Connection, Row, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from jobs.tables import model_versions, offers
 
 SILENT_AFTER = timedelta(minutes=10)
 """An offer that no worker repeated for this long is withdrawn; a restart is shorter."""
+
+
+LOADING = "It is being loaded."
+"""The reason of an offer that its worker has not decided yet."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +41,34 @@ class Offer:
     reason: str | None
     since: datetime
 
+    @property
+    def status(self) -> str:
+        """available, loading, or unavailable."""
+        if self.version is not None:
+            return "available"
+        return "loading" if self.reason == LOADING else "unavailable"
+
 
 def offer(
-    connection: Connection, worker: str, versions: Sequence[ModelVersion], failed: dict[str, str]
+    connection: Connection,
+    worker: str,
+    versions: Sequence[ModelVersion],
+    failed: Mapping[str, str],
+    loading: Collection[str] = (),
 ) -> None:
-    """Say what this worker has, and what it has not and why; replaces all it offered before.
+    """Say what this worker has, and what it has not and why; replaces what it offered before.
 
+    A name that is `loading` keeps its offer from before a restart: its jobs wait, and are not refused.
     A worker repeats this well within `SILENT_AFTER`.
     """
-    connection.execute(delete(offers).where(offers.c.worker == worker))
-    for version in versions:
-        connection.execute(
-            insert(offers).values(worker=worker, name=version.name, version_id=_register(connection, version))
-        )
-    for name, reason in failed.items():
-        connection.execute(insert(offers).values(worker=worker, name=name, reason=reason))
+    mine = offers.c.worker == worker
+    connection.execute(delete(offers).where(mine, offers.c.name.not_in(loading)))
+    connection.execute(update(offers).where(mine).values(seen_at=func.now()))
+    rows = [{"name": v.name, "version_id": _register(connection, v), "reason": None} for v in versions]
+    rows += [{"name": name, "version_id": None, "reason": reason} for name, reason in failed.items()]
+    rows += [{"name": name, "version_id": None, "reason": LOADING} for name in loading]
+    for row in rows:
+        connection.execute(insert(offers).values(worker=worker, **row).on_conflict_do_nothing())
 
 
 def forget_silent_workers(connection: Connection) -> None:

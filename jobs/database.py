@@ -27,6 +27,7 @@ class Database:
     def __init__(self, url: str, connections: int = 5, statement_seconds: float = 15) -> None:
         self.engine = create_engine(
             url,
+            hide_parameters=True,  # they hold prompts, and errors are logged
             pool_size=connections,
             max_overflow=0,
             pool_timeout=5,

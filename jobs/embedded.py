@@ -67,6 +67,7 @@ def postgres_command(var_dir: Path) -> list[str]:
         "max_connections": "200",
         "shared_buffers": "128MB",
         "log_min_duration_statement": "1000",
+        "log_parameter_max_length": "0",  # parameters hold prompts
         # an idle stack shall be idle: checkpoints and the walwriter need not look around that often
         "checkpoint_timeout": "15min",
         "wal_writer_delay": "1s",

@@ -9,9 +9,10 @@ from celery.platforms import SecurityWarning
 from celery.signals import setup_logging
 from kombu.entity import Queue
 
-from jobs import lifecycle
+from jobs import lifecycle, records
 from jobs.attempts import NewJob
 from jobs.database import Database
+from jobs.records import JobRecord
 from jobs.settings import Settings
 from jobs.signals import Signals
 
@@ -84,15 +85,17 @@ def make_signals(settings: Settings) -> Signals:
     return Signals(settings.redis, knock)
 
 
-def enqueue(database: Database, signals: Signals, job: NewJob) -> None:
-    """Accept a job: commit its row, then ring. The bell may be lost; the row is not.
+def enqueue(database: Database, signals: Signals, job: NewJob) -> JobRecord:
+    """Accept a job: commit its row, then ring; return it as its owner sees it. The bell may be lost.
 
     Raises:
         DatabaseUnavailable: nothing was accepted.
     """
     with database.transaction() as connection:
         lifecycle.submit(connection, job)
+        record = records.read(connection, job.id)
     signals.ring(job.queue)
+    return record
 
 
 def _broker_url(redis_url: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, case, delete, func, select, tuple_, update
@@ -33,6 +34,11 @@ class JobRecord:
     finished_at: datetime | None
     cancel_requested_at: datetime | None
     queue_position: int | None  # 1 is next; None unless queued
+
+
+def read(connection: Connection, job_id: str) -> JobRecord:
+    """The job that this process has just written."""
+    return _record(connection.execute(_read().where(jobs.c.id == job_id)).one())
 
 
 def find(connection: Connection, owner_id: int, kind: str, job_id: str) -> JobRecord | None:
@@ -74,6 +80,7 @@ def hide(connection: Connection, owner_id: int, kind: str, job_id: str) -> bool:
     return connection.execute(update(jobs).where(mine).values(stored=False)).rowcount > 0
 
 
+@cache
 def _read() -> Select[Any]:
     ahead = jobs.alias("ahead")
     before = (

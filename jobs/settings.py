@@ -80,7 +80,7 @@ class Settings(BaseSettings):
 
     lease_seconds: float = Field(default=30, ge=1)  # a silent worker loses its jobs after this
     heartbeat_seconds: float = Field(default=5, gt=0)
-    drain_seconds: float = Field(default=20, ge=1)  # Ctrl-C and SIGTERM end everything within this
+    drain_seconds: float = Field(default=20, ge=5)  # Ctrl-C and SIGTERM end everything within this
     max_failures: int = Field(default=3, ge=1)  # charged failures of a job before it has failed
     retention_days: float = Field(default=30, gt=0)  # finished jobs are deleted after this
 
@@ -114,6 +114,16 @@ class Settings(BaseSettings):
     def artifacts(self) -> str:
         """The fsspec URL of the artifact store."""
         return self.artifacts_url or (self.var_dir / "artifacts").as_uri()
+
+    @property
+    def stop_seconds(self) -> float:
+        """How long Penstock's processes have to stop; PostgreSQL and Redis need what is left."""
+        return self.drain_seconds - 3
+
+    @property
+    def drain(self) -> timedelta:
+        """How long a worker goes on with what it has; the rest is for the commits."""
+        return timedelta(seconds=self.stop_seconds - 1.5)
 
     @property
     def rows_per_step(self) -> int:

@@ -136,14 +136,18 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _wait_until_up(stack: "subprocess.Popen[str]", config: Settings) -> str:
-    """Wait for the first offered model; return its name."""
+    """Wait until no model is being loaded any more; return the first that is there."""
     deadline = time.monotonic() + _START_SECONDS
     while stack.poll() is None and time.monotonic() < deadline:
         ready = read_json(f"{address(config)}/readyz")
-        for name, state in (ready or {"models": {}})["models"].items():
-            if state["status"] == "available":
-                return str(name)
-            raise DemoFailed(f"model {name}: {state['reason']}")
+        states: dict[str, str] = {
+            name: state["status"] for name, state in (ready or {}).get("models", {}).items()
+        }
+        if states and "loading" not in states.values():
+            available = [name for name, status in states.items() if status == "available"]
+            if not available:
+                raise DemoFailed(f"no model is available: {ready}")
+            return available[0]
         time.sleep(0.1)
     raise DemoFailed("the stack did not start")
 

@@ -17,10 +17,10 @@ from jobs.queue import QUIET, QueueName
 from jobs.settings import Settings
 from stack import ROOT
 
+SERVERS = "servers"
+"""PostgreSQL and Redis, where they are embedded; they stop last."""
 APP = "app"
 """Penstock's own processes: started once the database is migrated, stopped before the servers."""
-
-_STOP_SHARE = 0.85  # of DRAIN_SECONDS for the group; PostgreSQL and Redis need what is left
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,6 @@ class Process:
 
     name: str
     command: list[str]
-    priority: int  # starts in this order, stops in the reverse
     stop_signal: str
     stop_seconds: float
     at_once: bool  # or when told
@@ -39,7 +38,6 @@ def configuration(settings: Settings) -> str:
     """The text of supervisord.conf: every process in its own process group, restarted when it dies."""
     run, log = embedded.run_folder(settings.var_dir), settings.var_dir / "log"
     processes = [*_servers(settings), *_app(settings)]
-    app = [process.name for process in processes if not process.at_once]
     head: dict[str, dict[str, object]] = {
         "supervisord": {
             "nodaemon": "true",
@@ -54,8 +52,11 @@ def configuration(settings: Settings) -> str:
         "rpcinterface:supervisor": {
             "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
         },
-        f"group:{APP}": {"programs": ",".join(app), "priority": 30},
     }
+    for priority, group in enumerate((SERVERS, APP)):  # they start in this order and stop in the reverse
+        members = [process.name for process in processes if process.at_once == (group == SERVERS)]
+        if members:
+            head[f"group:{group}"] = {"programs": ",".join(members), "priority": priority}
     programs = {f"program:{process.name}": _program(process, log) for process in processes}
     return "\n".join(_section(name, values) for name, values in (head | programs).items())
 
@@ -77,15 +78,14 @@ def _servers(settings: Settings) -> list[Process]:
     servers = []
     if settings.database_url is None:
         command = embedded.postgres_command(settings.var_dir)
-        servers.append(Process("postgres", command, 10, "INT", 5, True))
+        servers.append(Process("postgres", command, "INT", 2, True))
     if settings.redis_url is None:
-        servers.append(Process("redis", embedded.redis_command(settings.var_dir), 20, "TERM", 2, True))
+        servers.append(Process("redis", embedded.redis_command(settings.var_dir), "TERM", 2, True))
     return servers
 
 
 def _app(settings: Settings) -> list[Process]:
     python = sys.executable
-    seconds = settings.drain_seconds * _STOP_SHARE
     commands = {
         "web": [python, "-m", "gunicorn", "--config", "web/gunicorn.conf.py", "web.wsgi:app"],
         "worker": [python, "-m", "worker.app"],
@@ -93,7 +93,9 @@ def _app(settings: Settings) -> list[Process]:
         "clerk": _celery(python, "jobs.clerk", QueueName.CLERK),
         "sweeper": [python, "-m", "jobs.sweeper"],
     }
-    return [Process(name, command, 30, "TERM", seconds, False) for name, command in commands.items()]
+    return [
+        Process(name, command, "TERM", settings.stop_seconds, False) for name, command in commands.items()
+    ]
 
 
 def _celery(python: str, module: str, queue: QueueName) -> list[str]:
@@ -108,7 +110,6 @@ def _program(process: Process, log: Path) -> dict[str, object]:
         tethered = ["setpriv", "--pdeathsig", process.stop_signal, *process.command[1:]]
     return {
         "command": shlex.join(tethered),
-        "priority": process.priority,
         "autostart": str(process.at_once).lower(),
         "autorestart": "true",
         "startsecs": 1,

@@ -22,7 +22,7 @@ from jobs.settings import Settings
 from stack import ROOT, processes
 from stack.migrate import migrate
 
-_START_SECONDS = 120  # a Hub download may take longer; the stack goes on meanwhile
+_START_SECONDS = 60  # a download from the Hub may take longer, and goes on meanwhile
 
 
 class Stack:
@@ -67,16 +67,21 @@ class Stack:
         return key
 
     def wait_until_ready(self) -> dict[str, Any]:
-        """Wait until web answers and the worker has said what it offers; return what /readyz says."""
-        deadline = time.monotonic() + _START_SECONDS
+        """Wait until web answers and no model is being loaded any more; return what /readyz says.
+
+        Raises:
+            BadSetting: web does not answer.
+        """
+        deadline, ready = time.monotonic() + _START_SECONDS, None
         while time.monotonic() < deadline and self.alive():
             ready = read_json(f"{address(self.config)}/readyz")
-            if ready and ready["models"]:
-                return ready
+            models = (ready or {}).get("models", {}).values()
+            if models and all(model["status"] != "loading" for model in models):
+                break
             time.sleep(0.1)
-        raise BadSetting(
-            f"The stack did not get ready; {self.config.var_dir / 'log'} has each process's log."
-        )
+        if ready is None:
+            raise BadSetting(f"The stack did not get ready; {self.config.var_dir / 'log'} has its logs.")
+        return ready
 
     def alive(self) -> bool:
         """Whether supervisord runs."""
@@ -88,15 +93,27 @@ class Stack:
             self._supervisord.wait()
 
     def stop(self) -> None:
-        """Ask supervisord to stop everybody in order, and see to it that it does within DRAIN_SECONDS."""
+        """Ask supervisord to stop everybody in order; whoever is left after DRAIN_SECONDS is killed."""
         if self._supervisord is None:
             return
+        children = _children(self._supervisord.pid)
         self._supervisord.terminate()
         try:
             self._supervisord.wait(timeout=self.config.drain_seconds)
         except subprocess.TimeoutExpired:
             self._supervisord.kill()
             self._supervisord.wait()
+            for group in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(group, signal.SIGKILL)
+
+
+def _children(pid: int) -> list[int]:
+    """The process groups that a supervisord started: each of its children leads one."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:  # it has ended
+        return []
 
 
 def address(config: Settings) -> str:
@@ -152,29 +169,29 @@ def check_port(config: Settings) -> None:
 
 
 def _greeting(config: Settings, ready: dict[str, Any], key: str | None) -> str:
-    url, model = address(config), next(iter(ready["models"]), "starter")
-    lines = [f"Penstock is up at {url}", ""]
-    for name, state in ready["models"].items():
-        lines.append(f"  model {name}: {state.get('reason') or state['quantization']}")
-    shown = key or "$KEY"
-    lines += [
-        "",
-        f"  API key: {key}   (shown only now)"
-        if key
-        else "  API key: from the first start, or a new one: make -s key",
-    ]
-    lines += [
-        f"  page:    {url}/",
-        "",
-        f"  curl -s '{url}/v1/responses' -H 'Authorization: Bearer {shown}' \\".replace(
-            "'Authorization: Bearer $KEY'", '"Authorization: Bearer $KEY"'
-        ),
-        "    -H 'Content-Type: application/json' \\",
-        f"    -d '{json.dumps({'model': model, 'input': chr(10) + 'def main(', 'max_output_tokens': 64})}'",
-        "",
-        "Ctrl-C stops everything.",
-    ]
-    return "\n".join(lines)
+    url, models = address(config), ready["models"]
+    available = [name for name, state in models.items() if state["status"] == "available"]
+    body = {"model": (available or ["starter"])[0], "input": "\ndef main(", "max_output_tokens": 64}
+    shown = f"'Authorization: Bearer {key}'" if key else '"Authorization: Bearer $KEY"'
+    return "\n".join(
+        [
+            f"Penstock is up at {url}",
+            "",
+            *(
+                f"  model {name}: {state.get('reason') or state['quantization']}"
+                for name, state in models.items()
+            ),
+            f"  API key: {key}   (shown only now)"
+            if key
+            else "  API key: from the first start, or another one: export KEY=$(make -s key)",
+            f"  page:    {url}/",
+            "",
+            f"  curl -s {url}/v1/responses -H {shown} \\",
+            f"    -H 'Content-Type: application/json' -d '{json.dumps(body)}'",
+            "",
+            "Ctrl-C stops everything.",
+        ]
+    )
 
 
 class _Stopped(BaseException):

@@ -1,5 +1,6 @@
 """The real PostgreSQL and Redis, once per test run, and an empty database for every test that asks."""
 
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -52,7 +53,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     database.close()
     yield var_dir
     for process in running:
-        process.terminate()
+        process.send_signal(signal.SIGINT)  # PostgreSQL's fast stop: it waits for no connection
     for process in running:
         process.wait(timeout=20)
     log.close()
@@ -69,9 +70,8 @@ def database(settings: Settings) -> Iterator[Database]:
     """An empty database, and an empty Redis beside it."""
     database = Database(settings.database)
     with database.transaction() as connection:
-        connection.execute(
-            text("TRUNCATE owners, api_keys, jobs, job_events, model_versions, offers RESTART IDENTITY")
-        )
+        for table in ("offers", "model_versions", "owners"):  # the rest goes with them; TRUNCATE takes longer
+            connection.execute(text(f"DELETE FROM {table}"))
     with redis.Redis.from_url(settings.redis) as client:
         client.flushall()
     yield database

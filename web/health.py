@@ -36,9 +36,9 @@ def ready() -> Response:
 
 def _model(offer: Offer) -> dict[str, Any]:
     if offer.version is None:
-        return {"status": "unavailable", "reason": offer.reason}
+        return {"status": offer.status, "reason": offer.reason}
     return {
-        "status": "available",
+        "status": offer.status,
         "quantization": offer.version.quantization,
         "context": offer.version.context,
     }

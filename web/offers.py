@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from jobs import catalog
 from jobs.catalog import ModelVersion, Offer
 from jobs.database import Database
-from web.errors import NotFound
+from web.errors import NotFound, Unavailable
 
 _REMEMBERED_SECONDS = 1.0
 
@@ -36,6 +36,7 @@ class Offers:
 
         Raises:
             NotFound: there is none; the message says why, or which names there are.
+            Unavailable: it is being loaded.
         """
         return _version(name, self.all())
 
@@ -44,6 +45,9 @@ def _version(name: str, offers: Mapping[str, Offer]) -> ModelVersion:
     offer = offers.get(name)
     if offer is not None and offer.version is not None:
         return offer.version
+    if offer is not None and offer.status == "loading":
+        said = f"The model '{name}' is being loaded. Try again in a few seconds."
+        raise Unavailable(said, param="model", code="model_loading", retry_after=5)
     if offer is not None:
         said = f"The model '{name}' is not available: {offer.reason}"
     else:

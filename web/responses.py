@@ -35,8 +35,7 @@ def create() -> Response:
     """Take a job; answer at once in the background, else after its end."""
     job = _new_job(backend(), ResponseRequest.parse(json_object()))
     if job.request["background"]:
-        enqueue(backend().database, backend().signals, job)
-        return _answer(_mine(job.id))
+        return _answer(enqueue(backend().database, backend().signals, job))
     return _answer(synchronous.run(backend(), job))
 
 

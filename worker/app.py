@@ -28,8 +28,6 @@ from worker.lanes import Lanes
 
 log = structlog.get_logger(__name__)
 
-_DRAIN_SHARE = 0.7  # of DRAIN_SECONDS; the rest is for the commits and for everybody else
-
 
 class Worker:
     """Every thread of the process, and the order in which they start and stop."""
@@ -71,7 +69,7 @@ class Worker:
 
     def stop(self) -> None:
         """Drain, hand back, and end every thread, in that order."""
-        self.intake.stop(timedelta(seconds=self._config.drain_seconds * _DRAIN_SHARE))
+        self.intake.stop(self._config.drain)
         self._heartbeat.stop()
         self._device.stop()
         self._listener.close()

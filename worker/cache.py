@@ -21,13 +21,7 @@ class Decode:
     count: int  # rows
     slots: slice | Tensor  # slots read
     places: Tensor | None  # [count] where each row stands among the slots read; None when row by row
-    read: int  # how many slots are read
-    mask: Tensor  # [read, 1, 1, length]
-
-    @property
-    def length(self) -> int:
-        """Positions read."""
-        return self.mask.shape[-1]
+    mask: Tensor  # [slots read, 1, 1, positions read]
 
 
 @dataclass(frozen=True)
@@ -50,9 +44,8 @@ class Cache:
     ) -> None:
         context = _rounded(context)
         self.heads, self.context, self.width = heads, context, width
-        self.dtype = (
-            dtype if device == "cuda" else torch.float32
-        )  # a CPU has no fast 16-bit attention in torch
+        # torch has no fast 16-bit attention on a CPU
+        self.dtype = torch.float32 if device == "cpu" else dtype
         self.device = device
         shape = (slots, heads, context, width)
         self._keys = [_untouched_zeros(shape, self.dtype, device) for _ in range(layers)]
@@ -69,11 +62,7 @@ class Cache:
         positions = torch.tensor(rows.positions, device=self.device)
         heads = torch.arange(self.heads, device=self.device)
         where = (slots[:, None] * self.heads + heads) * self.context + positions[:, None]
-        decode = (
-            self._plan_decode(slots[: rows.decodes], positions[: rows.decodes], rows)
-            if rows.decodes
-            else None
-        )
+        decode = self._plan_decode(slots, positions, rows) if rows.decodes else None
         return Plan(where.flatten(), decode, [(chunk, self._prefill_mask(chunk)) for chunk in rows.chunks])
 
     def attend(
@@ -93,17 +82,17 @@ class Cache:
         return torch.cat(seen).flatten(1).float()
 
     def _plan_decode(self, slots: Tensor, positions: Tensor, rows: Rows) -> Decode:
-        span = rows.slots[rows.decodes - 1] + 1  # rows come in the order of their slots
-        length = _rounded(max(rows.positions[: rows.decodes]) + 1)
-        if span > 2 * rows.decodes:  # mostly holes: copying the few is cheaper than reading all
-            return Decode(
-                rows.decodes, slots, None, rows.decodes, self._mask(positions, length)[:, None, None]
-            )
-        if span == rows.decodes:
-            return Decode(span, slice(0, span), None, span, self._mask(positions, length)[:, None, None])
-        ends = torch.zeros(span, dtype=positions.dtype, device=self.device)  # a hole looks at one position
+        count = rows.decodes
+        slots, positions = slots[:count], positions[:count]
+        span = rows.slots[count - 1] + 1  # rows come in the order of their slots
+        length = _rounded(max(rows.positions[:count]) + 1)
+        if span == count:
+            return Decode(count, slice(0, span), None, self._mask(positions, length)[:, None, None])
+        if span > 2 * count:  # mostly holes: copying the few is cheaper than reading all
+            return Decode(count, slots, None, self._mask(positions, length)[:, None, None])
+        ends = positions.new_zeros(span)  # a hole looks at one position
         ends[slots] = positions
-        return Decode(rows.decodes, slice(0, span), slots, span, self._mask(ends, length)[:, None, None])
+        return Decode(count, slice(0, span), slots, self._mask(ends, length)[:, None, None])
 
     def _prefill_mask(self, chunk: Chunk) -> Tensor:
         queries = -(-chunk.count // QUERIES) * QUERIES
@@ -113,17 +102,17 @@ class Cache:
     def _mask(self, ends: Tensor, length: int) -> Tensor:
         """[len(ends), length]: 0 up to and including each end, minus infinity behind it."""
         behind = torch.arange(length, device=self.device) > ends[:, None]
-        return torch.zeros(behind.shape, dtype=self.dtype, device=self.device).masked_fill_(
-            behind, -torch.inf
-        )
+        mask = torch.zeros(behind.shape, dtype=self.dtype, device=self.device)
+        return mask.masked_fill_(behind, -torch.inf)
 
 
 def _decode(query: Tensor, keys: Tensor, values: Tensor, decode: Decode, scale: float) -> Tensor:
     """Attention of one row per slot, for all slots at once."""
     if decode.places is not None:
-        spread = query.new_zeros(decode.read, *query.shape[1:])
+        spread = query.new_zeros(len(decode.mask), *query.shape[1:])
         query = spread.index_copy_(0, decode.places, query)
-    keys, values = keys[decode.slots, :, : decode.length], values[decode.slots, :, : decode.length]
+    length = decode.mask.shape[-1]
+    keys, values = keys[decode.slots, :, :length], values[decode.slots, :, :length]
     seen = _attention(query.unsqueeze(2), keys, values, decode.mask, scale).squeeze(2)
     return seen if decode.places is None else seen[decode.places]
 

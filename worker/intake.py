@@ -18,7 +18,7 @@ from jobs import execution, lifecycle
 from jobs.attempts import Claim, ClaimedJob, Ending
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable, JobError, Unexpected, WorkerStopping
-from jobs.inputs import GenerationInput
+from jobs.inputs import GenerationInput, Prompt
 from jobs.queue import QueueName
 from jobs.signals import ENDED, Signals
 from worker.lanes import Lane
@@ -236,6 +236,13 @@ class Intake:
 
 def _sequences(task: GenerationInput, tokenizer: Tokenizer) -> list[Sequence]:
     """`n` sequences for each prompt, in the order of the answer."""
-    prompts = [tokenizer.encode(p).ids if isinstance(p, str) else list(p) for p in task.prompts]
+    prompts = [_tokens(p, tokenizer) for p in task.prompts]
     repeated = [prompt for prompt in prompts for _ in range(task.n)]
     return [Sequence(prompt, task.sampling, index) for index, prompt in enumerate(repeated)]
+
+
+def _tokens(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
+    """As the door counted them: a template has written the special tokens already."""
+    if isinstance(prompt, str):
+        return tokenizer.encode(prompt, add_special_tokens=False).ids
+    return list(prompt)

@@ -54,7 +54,8 @@ class Lanes(dict[str, Lane]):
         self._config = config
         self._busy = busy
         self._versions: list[ModelVersion] = []
-        self._missing = {source.name: "It is still being loaded; try again." for source in config.sources}
+        self._failed: dict[str, str] = {}
+        self._loading = {source.name for source in config.sources}
 
     def load(self, database: Database, loaded: Callable[[], None]) -> None:
         """Load, warm up and offer every model that can be had; say of the others why not.
@@ -66,8 +67,9 @@ class Lanes(dict[str, Lane]):
             try:
                 self._add(source)
             except ModelUnavailable as error:
-                self._missing[source.name] = str(error)
+                self._failed[source.name] = str(error)
                 log.error("model unavailable", model=source.name, reason=str(error))
+            self._loading.discard(source.name)
             self._offer_until_heard(database)
             loaded()
         log.info("ready", models=list(self))
@@ -79,7 +81,7 @@ class Lanes(dict[str, Lane]):
             DatabaseUnavailable: nobody heard it.
         """
         with database.transaction() as connection:
-            catalog.offer(connection, self._config.worker, self._versions, self._missing)
+            catalog.offer(connection, self._config.worker, self._versions, self._failed, self._loading)
 
     def _add(self, source: ModelSource) -> None:
         began = time.monotonic()
@@ -89,7 +91,6 @@ class Lanes(dict[str, Lane]):
         tokenizer = ArtifactStore(self._config.artifacts).put(model.tokenizer_json)
         self[source.name] = Lane(source.name, engine, model.tokenizer, model.digest, self._busy)
         self._versions.append(_version(source.name, model, tokenizer))
-        del self._missing[source.name]
         seconds = round(time.monotonic() - began, 2)
         log.info("model loaded", model=source.name, quantization=model.quantization, seconds=seconds)
 

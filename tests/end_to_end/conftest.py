@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from jobs.settings import Settings
-from stack.processes import supervisor
+from stack.processes import APP, SERVERS, supervisor
 from tests.conftest import ROOT, wait_for
 
 FINAL = {"completed", "incomplete", "failed", "cancelled"}
@@ -67,7 +67,7 @@ class RunningStack:
 
     def pid(self, name: str) -> int:
         """The process id of one of the stack's programs; 0 while it is down."""
-        program = name if name in ("postgres", "redis") else f"app:{name}"
+        program = f"{SERVERS if name in ('postgres', 'redis') else APP}:{name}"
         with supervisor(self.settings) as control:
             return int(control.getProcessInfo(program)["pid"])
 

@@ -59,3 +59,18 @@ def test_a_worker_that_still_speaks_keeps_its_offers(database: Database) -> None
         catalog.offer(connection, "w1", [version("a")], {})
         catalog.forget_silent_workers(connection)
         assert set(catalog.listing(connection)) == {"a"}
+
+
+def test_a_restarting_worker_keeps_its_offers_until_it_has_decided(database: Database) -> None:
+    with database.transaction() as connection:
+        catalog.offer(connection, "w1", [version("a")], {})
+        catalog.offer(connection, "w1", [], {}, loading={"a", "new"})
+        assert {name: offer.status for name, offer in catalog.listing(connection).items()} == {
+            "a": "available",
+            "new": "loading",
+        }
+        catalog.offer(connection, "w1", [version("new")], {"a": "The folder is gone."})
+        assert {name: offer.status for name, offer in catalog.listing(connection).items()} == {
+            "a": "unavailable",
+            "new": "available",
+        }

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from transformers import GPT2LMHeadModel
 
 from tests.worker.conftest import VOCAB, ours, random_gpt2
+from worker.cache import Cache
 from worker.model import ACTIVATIONS, GPT2, Architecture
 from worker.scheduler import Rows, Scheduler
 from worker.sequence import Sequence
@@ -67,13 +68,44 @@ def test_a_prompt_read_in_chunks_gives_the_same_logits(gpt2: GPT2LMHeadModel, bu
 
 
 def test_int8_logits_have_the_same_bits_in_chunks_and_in_company(gpt2: GPT2LMHeadModel) -> None:
-    # long enough that sums over positions are cut: where they were not, a matrix product's blocking showed
     reference = random_gpt2(n_positions=600)
     asked = prompts(500, 3, 190, 1)
     alone = [read(ours(reference, "int8"), [tokens], None)[0] for tokens in asked]
     for budget in (10, 64, 600):
         together = read(ours(reference, "int8"), asked, None, budget)
         assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
+
+
+@torch.inference_mode()
+def seen(lengths: list[int], budget: int, numbers: torch.Tensor) -> list[torch.Tensor]:
+    """What each position of each sequence sees in a layer; the last two come as next tokens."""
+    cache = Cache(1, len(lengths), 4, 600, 64, torch.float32, "cpu")
+    scheduler = Scheduler(len(lengths))
+    sequences = [Sequence([1] * (length - 2), None) for length in lengths]
+    scheduler.add(sequences)
+    scheduler.admit()
+    found: list[list[torch.Tensor]] = [[] for _ in lengths]
+    while any(sequence.cached < length for sequence, length in zip(sequences, lengths, strict=True)):
+        rows = scheduler.gather(budget)
+        query, key, value = numbers[:, rows.positions]
+        out = cache.attend(0, query, key, value, cache.plan(rows), 0.125)
+        for slot, row in zip(rows.slots, out, strict=True):
+            found[slot].append(row)
+        for sequence in rows.due:
+            sequence.tokens.append(1)
+            if sequence.cached == lengths[sequences.index(sequence)]:
+                scheduler.remove(sequence)
+    return [torch.stack(rows) for rows in found]
+
+
+@pytest.mark.parametrize("budget", [7, 40, 1000])
+def test_attention_has_the_same_bits_in_chunks_and_in_company(budget: int) -> None:
+    # a matrix product adds long sums in blocks, and where these begin must not depend on the neighbours
+    numbers = torch.randn(3, 600, 4, 64, generator=torch.Generator().manual_seed(0))
+    lengths = [500, 3, 190, 450]
+    for length, together in zip(lengths, seen(lengths, budget, numbers), strict=True):
+        (alone,) = seen([length], 600, numbers)
+        assert torch.equal(alone, together)
 
 
 def test_untouched_slots_cost_no_memory(gpt2: GPT2LMHeadModel) -> None:

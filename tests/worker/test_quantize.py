@@ -48,6 +48,12 @@ def test_int8_sums_are_exact(rows: int, into: int, out: int) -> None:
     assert torch.equal(product(x), (x.double() @ weight.double().t()).float())
 
 
+def test_activations_round_to_the_nearest_code() -> None:
+    product = Int8Linear(torch.eye(5), None)
+    x = torch.tensor([[product.reach, 0.4, 0.6, -0.4, -0.6]])
+    torch.testing.assert_close(product(x), torch.tensor([[product.reach, 0.0, 1.0, 0.0, -1.0]]))
+
+
 def test_int8_is_near_the_exact_product() -> None:
     weight, x = torch.randn(300, 256, generator=numbers), torch.randn(50, 256, generator=numbers)
     exact = x @ weight.t()

@@ -15,8 +15,9 @@ const note = (id) => document.getElementById(`${id}-note`);
 // what the notes say while nothing is wrong
 const hints = new Map(FIELDS.map((id) => [id, [...note(id).childNodes]]));
 
-/** The wire's request. Throws a FieldError where a number cannot be read. */
+/** The wire's request. Throws a FieldError where a number cannot be read, or no model is there to choose. */
 export function readRequest() {
+  if (!field("model").value) throw new FieldError("model", "No model is ready yet; this page looks again by itself.");
   const request = {
     model: field("model").value,
     input: field("prompt").value,
@@ -78,6 +79,7 @@ export function offerModels(models) {
   const select = field("model");
   const chosen = select.value;
   const names = models.map((model) => model.id);
+  if (names.length) absolve("model");
   const options = names.map((name) => new Option(name, name, false, name === chosen));
   select.replaceChildren(...(names.length ? options : [new Option("no model is ready yet", "")]));
 }

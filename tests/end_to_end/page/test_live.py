@@ -33,9 +33,12 @@ def test_a_model_that_is_still_loading_is_offered_once_it_is_there(page: Page, a
     page.clock.install()
     connect_with_clock(page)
     expect(page.get_by_label("Model")).to_have_text("no model is ready yet")
+    generate(page, "too early")
+    expect(page.locator("#model-note")).to_contain_text("No model is ready yet")
     api.models = ["starter"]
     page.clock.run_for(5_000)
     expect(page.get_by_label("Model")).to_have_value("starter")
+    expect(page.locator("#model-note")).to_be_empty()
 
 
 def test_a_hidden_tab_asks_nothing(page: Page, api: FakeApi) -> None:
