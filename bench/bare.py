@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import time
 
 import torch
@@ -17,7 +16,7 @@ from worker.sequence import Sequence
 def run(source: str, prompt: str, tokens: int, sequences: int, slots: int) -> float:
     """Tokens per second of `sequences` continuations, refilling the slots as they become free."""
     config = settings.read()
-    torch.set_num_threads(config.torch_threads or os.cpu_count() or 1)
+    torch.set_num_threads(config.threads)
     model = load(source, None, config.device)
     engine = Engine(model.model, model.tokenizer, slots, slots + 96)
     engine.warm_up()

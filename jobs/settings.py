@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     device: str = Field(default="auto", pattern="^(auto|cpu|cuda)$")
     slots: int = Field(default=32, ge=1, le=1024)  # sequences in one batch, per model
     token_budget: int = Field(default=0, ge=0)  # rows of one step: next tokens, then prompts; 0: SLOTS + 96
-    torch_threads: int = Field(default=0, ge=0)  # 0: one per core
+    torch_threads: int = Field(default=0, ge=0)  # of one step; 0: one per core, less one for everybody else
 
     database_url: OptionalText = None  # unset: PostgreSQL inside var_dir
     redis_url: OptionalText = None  # unset: Redis inside var_dir
@@ -122,8 +122,13 @@ class Settings(BaseSettings):
 
     @property
     def drain(self) -> timedelta:
-        """How long a worker goes on with what it has; the rest is for the commits."""
-        return timedelta(seconds=self.stop_seconds - 1.5)
+        """How long a worker goes on with what it has; the rest is for the commits and its threads."""
+        return timedelta(seconds=max(0.5, self.stop_seconds - 3))
+
+    @property
+    def threads(self) -> int:
+        """How many threads share one step."""
+        return self.torch_threads or max(1, (os.cpu_count() or 1) - 1)
 
     @property
     def rows_per_step(self) -> int:

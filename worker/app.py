@@ -90,7 +90,7 @@ def main() -> None:
     threading.excepthook = _end_process
     config = settings.read()
     logs.configure("worker", config.log_level)
-    torch.set_num_threads(config.torch_threads or os.cpu_count() or 1)
+    torch.set_num_threads(config.threads)
     worker = Worker(config)
     celery = make_celery(config)
 

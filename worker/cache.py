@@ -1,8 +1,9 @@
 """The only holder of keys and values: one fixed slot per sequence, and attention over the slots."""
 
+import math
+import mmap
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -141,11 +142,13 @@ def _attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale:
 
 
 def _untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:
-    """Zeros; on a CPU the system maps them on first use, where `torch.zeros` would write them all."""
+    """Zeros; on a CPU the system maps each small page on first use, where `torch.zeros` writes all."""
     if device != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    size = int(np.prod(shape)) * dtype.itemsize
-    return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(dtype).view(shape)
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # a huge page would span many positions that nobody uses
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def _rounded(length: int) -> int:

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from tokenizers import Tokenizer
 from transformers import GPT2LMHeadModel
 
-from tests.worker.conftest import VOCAB, ours, random_gpt2
+from tests.worker.conftest import VOCAB, greedy, ours, random_gpt2, run
 from worker.cache import Cache
+from worker.engine import Engine
 from worker.model import ACTIVATIONS, GPT2, Architecture
 from worker.scheduler import Rows, Scheduler
 from worker.sequence import Sequence
@@ -108,14 +110,15 @@ def test_attention_has_the_same_bits_in_chunks_and_in_company(budget: int) -> No
         assert torch.equal(alone, together)
 
 
-def test_untouched_slots_cost_no_memory(gpt2: GPT2LMHeadModel) -> None:
+def test_positions_that_nobody_uses_cost_no_memory(tokenizer: Tokenizer) -> None:
     def resident() -> int:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * 4096
 
-    model = ours(gpt2)
+    model = ours(random_gpt2(n_positions=2048))
     before = resident()
-    model.reserve(4096)  # 1.6 GB of keys and values
+    engine = Engine(model, tokenizer, 64, 128)  # 200 MB of keys and values
+    run(engine, [greedy([5 + number], 3) for number in range(64)])
     assert resident() - before < 50e6
 
 

@@ -90,6 +90,14 @@ def test_end_of_text_ends_and_is_counted_but_not_shown(tokenizer: Tokenizer) -> 
     assert (sequence.text, sequence.finish_reason, sequence.tokens) == ("end", "stop", [*said, EOS])
 
 
+def test_end_of_text_is_not_shown_where_the_tokenizer_shows_it(tokenizer: Tokenizer) -> None:
+    said = tokenizer.encode("abz").ids
+    sequence = Sequence([1], Sampling(max_tokens=9, seed=0))
+    stopping = Stopping(tokenizer, eos_token_id=said[-1])
+    assert [stopping.extend(sequence, token) for token in said] == [False, False, True]
+    assert sequence.text == "ab"
+
+
 def test_ignored_end_of_text_goes_on(tokenizer: Tokenizer) -> None:
     said = tokenizer.encode("end").ids
     sequence = feed(tokenizer, [*said, EOS, *said], ignore_eos=True)
