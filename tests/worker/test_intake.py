@@ -242,9 +242,7 @@ def test_a_suspect_runs_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> 
 def suspect(owner: int) -> NewJob:
     asked = {"max_tokens": 8, "seed": 1, "ignore_eos": True}
     task = {"prompts": [[EOS]], "n": 1, "sampling": asked}
-    return replace(
-        samples.new(owner, "suspect", input=task), behind=timedelta(hours=1)
-    )  # the bell rings later
+    return samples.new(owner, "suspect", input=task)
 
 
 def slow_down(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
