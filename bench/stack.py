@@ -51,25 +51,15 @@ class Bench:
         """One run of the load generator."""
         port = self.empty_port if kind == "empty" else self.port
         load = Load(port, self.key, kind, concurrency, requests, tokens=tokens)
-        command = [sys.executable, "-m", "bench.client", json.dumps(asdict(load))]
-        printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-        return Measured(**json.loads(printed))
+        return Measured(**json.loads(self._run("bench.client", json.dumps(asdict(load)))))
 
     def bare(self, sequences: int) -> float:
         """Tokens/s of the engine alone."""
-        command = [
-            sys.executable,
-            "-m",
-            "bench.bare",
-            "--tokens",
-            str(_TOKENS),
-            "--sequences",
-            str(sequences),
-        ]
-        printed = subprocess.run(
-            command, cwd=ROOT, env=self.environment, check=True, capture_output=True, text=True
-        ).stdout
+        printed = self._run("bench.bare", "--tokens", str(_TOKENS), "--sequences", str(sequences))
         return float(json.loads(printed)["tokens_per_second"])
+
+    def _run(self, module: str, *arguments: str) -> str:
+        return _run(self.environment, module, *arguments)
 
     @contextmanager
     def worker_stopped(self) -> Iterator[None]:
@@ -93,23 +83,23 @@ def running() -> Iterator[Bench]:
         stack = _start(environment, ["-m", "stack.up"], Path(folder) / "up.log")
         peer = _start(environment, _empty_on_gunicorn(empty_port), None)
         try:
-            while not read_json(f"http://127.0.0.1:{port}/readyz") and stack.poll() is None:
-                time.sleep(0.1)
-            made = subprocess.run(
-                [sys.executable, "-m", "stack.key"],
-                env=environment,
-                cwd=ROOT,
-                check=True,
-                capture_output=True,
-                text=True,
-            )
-            bench = Bench(environment, port, empty_port, made.stdout.strip())
+            _wait_for_a_model(port, stack)
+            bench = Bench(environment, port, empty_port, _run(environment, "stack.key").strip())
             bench.load("result", 1, 3)
             yield bench
         finally:
             for process in (peer, stack):
                 process.send_signal(signal.SIGTERM)
                 process.wait(timeout=60)
+
+
+def _wait_for_a_model(port: int, stack: "subprocess.Popen[bytes]") -> None:
+    while stack.poll() is None:
+        models = (read_json(f"http://127.0.0.1:{port}/readyz") or {}).get("models", {})
+        if any(model["status"] == "available" for model in models.values()):
+            return
+        time.sleep(0.1)
+    raise SystemExit("the stack did not start")
 
 
 def _empty_on_gunicorn(port: int) -> list[str]:
@@ -156,6 +146,13 @@ def share(bench: Bench, rounds: int, sequences: int) -> None:
 
 def _ratio(ratios: list[float]) -> str:
     return f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def _run(environment: dict[str, str], module: str, *arguments: str) -> str:
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
 
 
 def _start(environment: dict[str, str], arguments: list[str], log: Path | None) -> "subprocess.Popen[bytes]":
