@@ -57,7 +57,7 @@ $(VENV)/ready: requirements.txt
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv >/dev/null; \
 		else echo "Python's venv module is missing. Install it first: sudo apt install python3-venv"; exit 1; fi; }
-	@echo "installing Python packages into $(VENV) (once, a few minutes)"
+	@echo "installing Python packages into $(VENV) (once, a few minutes)" >&2
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install --retries 1 --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) '$(TORCH)'
 	@$(PIP) install -r requirements.txt

@@ -44,6 +44,7 @@ class ClaimedJob:
     model: str
     input: dict[str, Any]
     failures: int
+    suspect: bool = False  # its workers died; it runs alone
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,11 @@ def offer(
         connection.execute(insert(offers).values(worker=worker, **row).on_conflict_do_nothing())
 
 
+def withdraw(connection: Connection, worker: str) -> None:
+    """Take back everything a worker offered, before it starts anew."""
+    connection.execute(delete(offers).where(offers.c.worker == worker))
+
+
 def forget_silent_workers(connection: Connection) -> None:
     """Withdraw the offers of workers that have been gone for long."""
     connection.execute(delete(offers).where(offers.c.seen_at < func.now() - SILENT_AFTER))
@@ -81,7 +86,7 @@ def listing(connection: Connection) -> dict[str, Offer]:
     rows = connection.execute(
         select(offers.c.name, offers.c.reason, offers.c.seen_at, *model_versions.c)
         .outerjoin(model_versions, model_versions.c.id == offers.c.version_id)
-        .order_by(offers.c.name, offers.c.version_id.desc().nulls_last())
+        .order_by(offers.c.name, offers.c.version_id.desc().nulls_last(), offers.c.reason != LOADING)
     )
     found: dict[str, Offer] = {}
     for row in rows:

@@ -27,8 +27,8 @@ def run_folder(var_dir: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"penstock-{os.getuid()}-{name}"
 
 
-def prepare(var_dir: Path) -> None:
-    """Make the folders that only the owner can enter, and the database cluster if there is none.
+def prepare(var_dir: Path, cluster: bool = True) -> None:
+    """Make the folders that only the owner can enter, and, where asked for, the database cluster.
 
     Raises:
         BadSetting: a folder belongs to somebody else, or `initdb` failed.
@@ -38,6 +38,11 @@ def prepare(var_dir: Path) -> None:
         if folder.lstat().st_uid != os.getuid():
             raise BadSetting(f"{folder} belongs to another user. Choose another VAR_DIR.")
     run_folder(var_dir).chmod(0o700)
+    if cluster:
+        _prepare_cluster(var_dir)
+
+
+def _prepare_cluster(var_dir: Path) -> None:
     version = _cluster(var_dir) / "PG_VERSION"
     if not version.exists():
         _make_cluster(var_dir)

@@ -9,8 +9,6 @@ PenstockError
 │   ├── WorkerStopping       our own shutdown; tried again, not charged
 │   ├── Poisoned             its worker died with it three times
 │   └── Unexpected           a defect of ours; tried again
-├── JobCancelled             the client's wish, seen between two steps
-├── LeaseLost                somebody else owns the job now: drop the work, write nothing
 ├── DatabaseUnavailable      nothing was accepted, try again
 └── BadSetting               the stack cannot start like this
 """
@@ -72,14 +70,6 @@ class Unexpected(JobError):
 
     code = "server_error"
     retryable = True
-
-
-class JobCancelled(PenstockError):
-    """The client no longer wants the result."""
-
-
-class LeaseLost(PenstockError):
-    """The claim is no longer ours; whatever was computed is dropped."""
 
 
 class DatabaseUnavailable(PenstockError):

@@ -14,7 +14,7 @@ Prompt = str | tuple[int, ...]
 class Sampling(BaseModel):
     """How each next token is chosen and when to stop."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     max_tokens: int = Field(ge=1)
     min_tokens: int = Field(default=0, ge=0)
@@ -29,7 +29,7 @@ class Sampling(BaseModel):
 class GenerationInput(BaseModel):
     """`n` continuations of each prompt."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     prompts: tuple[Prompt, ...] = Field(min_length=1, max_length=MAX_SEQUENCES)
     n: int = Field(default=1, ge=1, le=MAX_SEQUENCES)

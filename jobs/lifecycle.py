@@ -9,6 +9,7 @@ from sqlalchemy import (
     ColumnClause,
     ColumnElement,
     Connection,
+    Float,
     FromClause,
     Integer,
     Row,
@@ -16,11 +17,12 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
-    case,
     column,
+    exists,
     func,
     insert,
     literal,
+    literal_column,
     null,
     select,
     update,
@@ -29,9 +31,9 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSON
 
 from jobs import states
 from jobs.attempts import Claim, ClaimedJob, Ending, NewJob
-from jobs.errors import JobError, Poisoned
+from jobs.errors import JobError, ModelUnavailable, Poisoned
 from jobs.states import POISONED_AFTER, SUSPECT_AFTER, State
-from jobs.tables import job_events, jobs
+from jobs.tables import job_events, jobs, offers
 
 _NOW = func.clock_timestamp()  # now() would be the start of the transaction
 
@@ -96,8 +98,16 @@ def heartbeat(
         .returning(jobs.c.id, jobs.c.attempt, jobs.c.cancel_requested_at)
     ).all()
     kept = {Claim(row.id, row.attempt) for row in renewed}
-    unwanted = {Claim(row.id, row.attempt) for row in renewed if row.cancel_requested_at}
-    return set(held) - kept, unwanted
+    cancelled = {Claim(row.id, row.attempt) for row in renewed if row.cancel_requested_at}
+    return set(held) - kept, cancelled
+
+
+def unwanted(connection: Connection, claims: Iterable[Claim]) -> set[Claim]:
+    """Which of these claims their clients no longer want."""
+    given = _given(list(claims))
+    asked = select(jobs.c.id, jobs.c.attempt).join(given, _owned_by(given))
+    rows = connection.execute(asked.where(jobs.c.cancel_requested_at.is_not(None)))
+    return {Claim(row.id, row.attempt) for row in rows}
 
 
 def settle(connection: Connection, endings: Sequence[Ending]) -> set[Claim]:
@@ -115,12 +125,6 @@ def settle(connection: Connection, endings: Sequence[Ending]) -> set[Claim]:
         settled |= _end(connection, target, group, jobs.c.cancel_requested_at.is_(None))
     overruled = [ending for ending in endings if ending.claim not in settled]
     return settled | _end(connection, State.CANCELLED, overruled, jobs.c.cancel_requested_at.is_not(None))
-
-
-def cancel(connection: Connection, endings: Sequence[Ending]) -> set[Claim]:
-    """End attempts that their clients no longer want; an output holds what was generated so far."""
-    connection.execute(_locked([ending.claim for ending in endings]))
-    return _end(connection, State.CANCELLED, endings)
 
 
 def request_cancel(connection: Connection, job_id: str, owner_id: int) -> State | None:
@@ -142,7 +146,7 @@ def recover_lost(connection: Connection, limit: int = 1000) -> dict[State, int]:
     """Take back the jobs whose lease ran out; return how many went where. Harmless if two run at once."""
     expired = (
         select(jobs.c.id)
-        .where(jobs.c.state == State.RUNNING, jobs.c.lease_until < _NOW)
+        .where(jobs.c.state == literal_column("'running'"), jobs.c.lease_until < _NOW)
         .order_by(jobs.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -178,6 +182,15 @@ def recover_lost(connection: Connection, limit: int = 1000) -> dict[State, int]:
     return {state: len(rows) for state, rows in moved.items() if rows}
 
 
+def fail_unserved(connection: Connection, after: timedelta) -> int:
+    """Fail the jobs that have waited for longer than `after` for a model that no worker has any more."""
+    served = exists().where(offers.c.name == jobs.c.model, offers.c.version_id.is_not(None))
+    error = ModelUnavailable("No worker offers this model any more.")
+    gone = jobs.c.turn < _NOW - after, jobs.c.state == literal_column("'queued'"), ~served
+    code = literal(error.code, Text)
+    return len(_move(connection, State.FAILED, *gone, code=code, error=error_object(error)))
+
+
 def error_object(error: JobError) -> dict[str, str]:
     """The stored form of an error."""
     return {"code": error.code, "message": str(error)}
@@ -185,7 +198,8 @@ def error_object(error: JobError) -> dict[str, str]:
 
 def _due(queue: str, model: str) -> ColumnElement[bool]:
     return and_(
-        jobs.c.state == State.QUEUED,
+        jobs.c.state
+        == literal_column("'queued'"),  # a bound value would hide the partial index from the plan
         jobs.c.queue == queue,
         jobs.c.model == model,
         jobs.c.available_at <= _NOW,
@@ -220,7 +234,12 @@ def _claim(
         started_at=_NOW,
     )
     rows.sort(key=lambda row: (row.turn, row.seq))
-    return [ClaimedJob(Claim(row.id, row.attempt), row.model, row.input, row.failures) for row in rows]
+    return [
+        ClaimedJob(
+            Claim(row.id, row.attempt), row.model, row.input, row.failures, row.crashes >= SUSPECT_AFTER
+        )
+        for row in rows
+    ]
 
 
 def _end(
@@ -231,8 +250,7 @@ def _end(
     given = _given([ending.claim for ending in endings], endings)
     requeued: dict[str, Any] = {}
     if target is State.QUEUED:  # full jitter, so that jobs which failed together do not return together
-        ceiling = func.least(60.0, func.power(2.0, jobs.c.failures))
-        delay = case((given.c.charged == 1, ceiling * random.random()), else_=0.0)
+        delay = given.c.jitter * func.least(60.0, func.power(2.0, jobs.c.failures))
         requeued = {"available_at": _NOW + func.make_interval(0, 0, 0, 0, 0, 0, delay)}
     rows = _move(
         connection,
@@ -258,6 +276,7 @@ def _given(claims: Sequence[Claim], endings: Sequence[Ending] = ()) -> FromClaus
         "error": (JSON, [None if e is None else error_object(e) for e in errors]),
         "code": (Text, [None if e is None else e.code for e in errors]),
         "charged": (Integer, [int(e is not None and e.charged) for e in errors]),
+        "jitter": (Float, [random.random() if e is not None and e.charged else 0.0 for e in errors]),
     }
     if not endings:
         values = {name: values[name] for name in ("id", "attempt")}

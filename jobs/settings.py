@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,6 +18,24 @@ from jobs.errors import BadSetting
 
 def _absolute(folder: str | Path) -> Path:
     return Path(folder).expanduser().resolve()
+
+
+def _postgres(url: str | None) -> str | None:
+    if url and not re.match(r"postgres(ql)?(\+psycopg)?://", url):
+        raise ValueError("send a PostgreSQL URL: postgresql://user:password@host/database")
+    return url
+
+
+def _redis(url: str | None) -> str | None:
+    if url and not re.match(r"(rediss?|unix)://", url):
+        raise ValueError("send a Redis URL: redis://host:6379/0, rediss:// or unix://")
+    return url
+
+
+def _log_level(level: str) -> str:
+    if level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise ValueError("send one of DEBUG, INFO, WARNING, ERROR")
+    return level.upper()
 
 
 def _blank_is_unset(value: str | None) -> str | None:
@@ -68,13 +86,15 @@ class Settings(BaseSettings):
     var_dir: Annotated[Path, BeforeValidator(_absolute)] = Path("var").resolve()
     # name=source[@quantization], comma-separated; a source is a folder or a Hugging Face Hub id
     models: Annotated[str, AfterValidator(_parsable_models)] = "starter=models/starter"
-    device: str = Field(default="auto", pattern="^(auto|cpu|cuda)$")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     slots: int = Field(default=32, ge=1, le=1024)  # sequences in one batch, per model
     token_budget: int = Field(default=0, ge=0)  # rows of one step: next tokens, then prompts; 0: SLOTS + 96
     torch_threads: int = Field(default=0, ge=0)  # of one step; 0: one per core, less one for everybody else
 
-    database_url: OptionalText = None  # unset: PostgreSQL inside var_dir
-    redis_url: OptionalText = None  # unset: Redis inside var_dir
+    database_url: Annotated[OptionalText, AfterValidator(_postgres)] = (
+        None  # unset: PostgreSQL inside var_dir
+    )
+    redis_url: Annotated[OptionalText, AfterValidator(_redis)] = None  # unset: Redis inside var_dir
     artifacts_url: OptionalText = None  # unset: a folder inside var_dir
     hf_token: OptionalText = None  # for gated models of the Hugging Face Hub
 
@@ -88,7 +108,7 @@ class Settings(BaseSettings):
     web_threads: int = Field(default=96, ge=1)  # each long poll and each synchronous call holds one
     max_body_mb: float = Field(default=4, gt=0)
     sync_wait_seconds: float = Field(default=600, gt=0)  # a synchronous call is answered 503 after this
-    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    log_level: Annotated[str, AfterValidator(_log_level)] = "INFO"
     worker_name: OptionalText = None  # unset: the host's name; two workers on one host need two names
 
     @property

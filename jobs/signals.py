@@ -131,9 +131,18 @@ class Listener:
                 message = channel.get_message(timeout=_POLL_SECONDS)
                 if message is None:
                     continue
-                try:
-                    job_ids = json.loads(message["data"])
-                except ValueError as error:
-                    log.warning("a hint could not be read", error=str(error))
-                    continue
-                self._heard(job_ids)
+                job_ids = _job_ids(message["data"])
+                if job_ids is None:
+                    log.warning("a hint could not be read")
+                else:
+                    self._heard(job_ids)
+
+
+def _job_ids(data: bytes) -> list[str] | None:
+    """What a hint says; None if it is not a list of ids."""
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return None
+    well_formed = isinstance(found, list) and all(isinstance(one, str) for one in found)
+    return found if well_formed else None

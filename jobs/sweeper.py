@@ -3,6 +3,7 @@
 import random
 import signal
 import threading
+import time
 from datetime import timedelta
 from types import FrameType
 from typing import Any
@@ -22,19 +23,23 @@ from jobs.tables import jobs
 log = structlog.get_logger(__name__)
 
 _UNSTORED = timedelta(hours=1)  # a `store: false` job whose caller went away before its answer
+_UNSERVED = timedelta(days=1)  # a job for a model that no worker offers any more
 _BATCH = 1000  # rows of one DELETE, so that no lock is held for long
 
 
-def sweep(database: Database, signals: Signals, retention: timedelta) -> None:
+def sweep(database: Database, signals: Signals, retention: timedelta, trust_leases: bool = True) -> None:
     """One round. Harmless if two sweepers run, harmless if none runs for a while."""
     with database.transaction() as connection:
-        moved = lifecycle.recover_lost(connection)
+        moved = lifecycle.recover_lost(connection) if trust_leases else {}
         forget_silent_workers(connection)
+        unserved = lifecycle.fail_unserved(connection, _UNSERVED)
     with database.transaction() as connection:  # after the commit: who hears the bell must see the rows
         waiting = ring_for_waiting(connection, signals)
         old = is_prunable(connection, retention)
     if moved:
         log.warning("recovered lost jobs", **{str(state): count for state, count in moved.items()})
+    if unserved:
+        log.warning("failed jobs whose model is gone", jobs=unserved)
     if old:
         signals.ring(QueueName.CLERK)
     log.debug("swept", waiting=waiting)
@@ -87,10 +92,14 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     log.info("ready")
+    trust_leases_from = 0.0
     while not stopped.wait(min(5.0, config.lease_seconds / 6) * random.uniform(0.8, 1.2)):
         try:
-            sweep(database, signals, timedelta(days=config.retention_days))
+            trust_leases = time.monotonic() >= trust_leases_from
+            sweep(database, signals, timedelta(days=config.retention_days), trust_leases)
         except DatabaseUnavailable as error:
+            # nobody could renew a lease meanwhile: those who live get one lease of time to do so
+            trust_leases_from = time.monotonic() + config.lease_seconds
             log.warning("database is out of reach", error=str(error))
     signals.close()
     database.close()

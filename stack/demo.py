@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs import settings
+from jobs.errors import BadSetting
 from jobs.settings import Settings
-from stack import ROOT
 from stack.up import address, read_json
 
 JOBS = 32
@@ -190,11 +190,18 @@ def main() -> int:
     except DemoFailed as error:
         print(f"\ndemo failed: {error}\nlogs: {folder}", file=sys.stderr)
         return 1
+    except BadSetting as error:
+        print(error, file=sys.stderr)
+        shutil.rmtree(folder)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        shutil.rmtree(folder)
+        return 130
     shutil.rmtree(folder)
     print("\nall of it worked; everything is stopped.")
     return 0
 
 
 if __name__ == "__main__":
-    os.chdir(ROOT)
     sys.exit(main())

@@ -4,6 +4,8 @@ import sys
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy.exc import OperationalError
 
 from jobs import keys, settings
 from jobs.database import Database
@@ -25,9 +27,15 @@ def migrate(url: str) -> str | None:
     """Upgrade; return the first key if there was none yet.
 
     Raises:
+        BadSetting: the database was made by a newer version.
         DatabaseUnavailable: nothing was changed.
     """
-    command.upgrade(alembic_config(url), "head")
+    try:
+        command.upgrade(alembic_config(url), "head")
+    except CommandError as error:
+        raise BadSetting(f"The database cannot be brought to this version: {error}.") from None
+    except OperationalError as error:
+        raise DatabaseUnavailable(str(error).splitlines()[0]) from error
     database = Database(url, connections=1)
     with database.transaction() as connection:
         key = None if keys.any_key(connection) else keys.issue(connection, FIRST_OWNER)

@@ -1,9 +1,11 @@
 """`make up`: start everything in order, say how to use it, and stop everything in order."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -15,11 +17,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jobs import embedded, settings
+from jobs import catalog, embedded, settings
 from jobs.database import Database
 from jobs.errors import BadSetting, DatabaseUnavailable
 from jobs.settings import Settings
-from stack import ROOT, processes
+from stack import processes
 from stack.migrate import migrate
 
 _START_SECONDS = 60  # a download from the Hub may take longer, and goes on meanwhile
@@ -38,33 +40,38 @@ class Stack:
         Raises:
             BadSetting: something cannot be reached or does not start; the message says what.
         """
-        embedded.prepare(self.config.var_dir)
+        embedded.prepare(self.config.var_dir, cluster=self.config.database_url is None)
         configuration = embedded.run_folder(self.config.var_dir) / "supervisord.conf"
         configuration.write_text(processes.configuration(self.config))
+        supervisord = [sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration)]
         self._supervisord = subprocess.Popen(
-            [
-                "setpriv",
-                "--pdeathsig",
-                "TERM",
-                sys.executable,
-                "-m",
-                "supervisor.supervisord",
-                "-c",
-                configuration,
-            ],
+            ["setpriv", "--pdeathsig", "TERM", *supervisord],
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is ours to pass on, once and in order
         )
         database = Database(self.config.database, connections=1)
         try:
             database.wait_until_up(30, self.alive)
+            key = migrate(self.config.database)
+            with database.transaction() as connection:
+                catalog.withdraw(
+                    connection, self.config.worker
+                )  # of an earlier start, maybe with other models
         except DatabaseUnavailable as error:
             raise BadSetting(f"The database cannot be reached: {error}") from None
         database.close()
-        key = migrate(self.config.database)
+        self._wait_for_control()
         with processes.supervisor(self.config) as control:
             control.startProcessGroup(processes.APP, False)
         return key
+
+    def _wait_for_control(self) -> None:
+        while self.alive() and not processes.control_socket(self.config).exists():
+            time.sleep(0.02)
+        if not self.alive():
+            raise BadSetting(
+                f"supervisord did not start; see {self.config.var_dir / 'log' / 'supervisord.log'}."
+            )
 
     def wait_until_ready(self) -> dict[str, Any]:
         """Wait until web answers and no model is being loaded any more; return what /readyz says.
@@ -94,7 +101,7 @@ class Stack:
 
     def stop(self) -> None:
         """Ask supervisord to stop everybody in order; whoever is left after DRAIN_SECONDS is killed."""
-        if self._supervisord is None:
+        if self._supervisord is None or self._supervisord.poll() is not None:
             return
         children = _children(self._supervisord.pid)
         self._supervisord.terminate()
@@ -118,8 +125,8 @@ def _children(pid: int) -> list[int]:
 
 def address(config: Settings) -> str:
     """The stack's URL for a client on this machine."""
-    host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
-    return f"http://{host}:{config.port}"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
+    return f"http://[{host}]:{config.port}" if ":" in host else f"http://{host}:{config.port}"
 
 
 def read_json(url: str) -> dict[str, Any] | None:
@@ -139,8 +146,12 @@ def only_stack_of(var_dir: Path) -> Iterator[None]:
     Raises:
         BadSetting: another stack runs on it.
     """
-    var_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (var_dir / "stack.lock").open("a+") as lock:
+    try:
+        var_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (var_dir / "stack.lock").open("a+")
+    except OSError as error:
+        raise BadSetting(f"VAR_DIR {var_dir} cannot be used: {error.strerror}.") from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -162,9 +173,12 @@ def check_port(config: Settings) -> None:
         try:
             probe.bind((config.host, config.port))
         except OSError as error:
+            advice = "Is HOST an address of this machine?"
+            if error.errno == errno.EADDRINUSE:
+                other = config.port + 1 if config.port < 65535 else 8000
+                advice = f"Stop what uses the port, or choose another: PORT={other} make up"
             raise BadSetting(
-                f"Cannot listen on {config.host}:{config.port}: {error.strerror}. "
-                f"Stop what uses the port, or choose another: PORT={config.port + 1} make up"
+                f"Cannot listen on {config.host}:{config.port}: {error.strerror}. {advice}"
             ) from None
 
 
@@ -181,9 +195,8 @@ def _greeting(config: Settings, ready: dict[str, Any], key: str | None) -> str:
                 f"  model {name}: {state.get('reason') or state['quantization']}"
                 for name, state in models.items()
             ),
-            f"  API key: {key}   (shown only now)"
-            if key
-            else "  API key: from the first start, or another one: export KEY=$(make -s key)",
+            "  API key: "
+            + ("above" if key else f"from the first start, or another one: {_make_key(config)}"),
             f"  page:    {url}/",
             "",
             f"  curl -s {url}/v1/responses -H {shown} \\",
@@ -192,6 +205,12 @@ def _greeting(config: Settings, ready: dict[str, Any], key: str | None) -> str:
             "Ctrl-C stops everything.",
         ]
     )
+
+
+def _make_key(config: Settings) -> str:
+    default = Settings.model_fields["var_dir"].default
+    folder = "" if config.var_dir == default else f"VAR_DIR={shlex.quote(str(config.var_dir))} "
+    return f"export KEY=$({folder}make -s key)"
 
 
 class _Stopped(BaseException):
@@ -208,36 +227,38 @@ def main() -> int:
     """Run the stack in the foreground."""
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
-    stack: Stack | None = None
     try:
         config = settings.read()
         with only_stack_of(config.var_dir):
             check_port(config)
-            stack = Stack(config)
-            print(f"Starting in {config.var_dir} ...", flush=True)
-            key = stack.start()
-            print(_greeting(config, stack.wait_until_ready(), key), flush=True)
-            stack.wait()
-            print(
-                "supervisord ended unexpectedly; see",
-                config.var_dir / "log" / "supervisord.log",
-                file=sys.stderr,
-            )
-            return 1
+            return _run(Stack(config))
     except _Stopped:
-        print("\nStopping ...", flush=True)
-        began = time.monotonic()
-        if stack is not None:
-            stack.stop()
-        print(f"Stopped in {time.monotonic() - began:.1f} s.", flush=True)
         return 0
     except BadSetting as error:
         print(error, file=sys.stderr)
-        if stack is not None:
-            stack.stop()
         return 2
 
 
+def _run(stack: Stack) -> int:
+    """Start, greet, wait; whatever happens, nothing is left running when this returns."""
+    try:
+        print(f"Starting in {stack.config.var_dir} ...", flush=True)
+        if key := stack.start():
+            print(f"\nAPI key: {key}   (shown only now)", flush=True)
+        print(_greeting(stack.config, stack.wait_until_ready(), key), flush=True)
+        stack.wait()
+        log = stack.config.var_dir / "log" / "supervisord.log"
+        print(f"supervisord ended unexpectedly; see {log}", file=sys.stderr)
+        return 1
+    except _Stopped:
+        print("\nStopping ...", flush=True)
+        began = time.monotonic()
+        stack.stop()
+        print(f"Stopped in {time.monotonic() - began:.1f} s.", flush=True)
+        return 0
+    finally:
+        stack.stop()
+
+
 if __name__ == "__main__":
-    os.chdir(ROOT)
     sys.exit(main())

@@ -43,20 +43,21 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A VAR_DIR with PostgreSQL, migrated, and Redis running in it."""
     var_dir = tmp_path_factory.mktemp("services")
     embedded.prepare(var_dir)
-    log = (var_dir / "log" / "services.log").open("wb")
     commands = (embedded.postgres_command(var_dir), embedded.redis_command(var_dir))
-    running = [subprocess.Popen(c, stdout=log, stderr=log, start_new_session=True) for c in commands]
-    database = Database(embedded.postgres_url(var_dir))
-    database.wait_until_up(20)
-    wait_for(lambda: (embedded.run_folder(var_dir) / "redis.sock").exists())
-    command.upgrade(alembic_config(embedded.postgres_url(var_dir)), "head")
-    database.close()
-    yield var_dir
-    for process in running:
-        process.send_signal(signal.SIGINT)  # PostgreSQL's fast stop: it waits for no connection
-    for process in running:
-        process.wait(timeout=20)
-    log.close()
+    with (var_dir / "log" / "services.log").open("wb") as log:
+        running = [subprocess.Popen(c, stdout=log, stderr=log, start_new_session=True) for c in commands]
+    try:
+        database = Database(embedded.postgres_url(var_dir))
+        database.wait_until_up(20)
+        database.close()
+        wait_for(lambda: (embedded.run_folder(var_dir) / "redis.sock").exists())
+        command.upgrade(alembic_config(embedded.postgres_url(var_dir)), "head")
+        yield var_dir
+    finally:
+        for process in running:
+            process.send_signal(signal.SIGINT)  # PostgreSQL's fast stop: it waits for no connection
+        for process in running:
+            process.wait(timeout=20)
 
 
 @pytest.fixture

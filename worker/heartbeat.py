@@ -1,6 +1,8 @@
 """Keeps the leases of everything this process holds, and hears which jobs are no longer wanted."""
 
+import os
 import threading
+import time
 from datetime import timedelta
 
 import structlog
@@ -14,6 +16,7 @@ from worker.lanes import Lanes
 log = structlog.get_logger(__name__)
 
 _REPEAT_OFFER = 60.0  # seconds
+_LOOK_SECONDS = 1.0  # a cancel whose hint got lost is seen after this
 
 
 class Heartbeat:
@@ -32,48 +35,67 @@ class Heartbeat:
         self._lanes = lanes
         self._lease = lease
         self._every = every.total_seconds()
-        self._moved_to = -1
-        self._due = threading.Event()
+        self._steps = -1
+        self._moved_at = time.monotonic()
+        self._hinted = threading.Event()
         self._stopped = threading.Event()
 
     def hear(self, job_ids: list[str]) -> None:
-        """Somebody hinted that these were cancelled: ask SQL now instead of at the next beat."""
+        """Somebody hinted that these were cancelled: ask SQL now instead of at the next look."""
         if {claim.job_id for claim in self._intake.claims()} & set(job_ids):
-            self._due.set()
+            self._hinted.set()
 
     def run(self) -> None:
-        """Beat until `stop`."""
-        since_offer = 0.0
+        """Beat and look until `stop`."""
+        beaten_at = offered_at = time.monotonic()
         while not self._stopped.is_set():
-            hinted = self._due.wait(self._every)
-            self._due.clear()
-            since_offer += 0 if hinted else self._every
+            self._hinted.wait(min(_LOOK_SECONDS, self._every))
+            self._hinted.clear()
             try:
-                self._beat(hinted)
-                if since_offer >= _REPEAT_OFFER:
-                    since_offer = 0.0
+                if time.monotonic() - beaten_at >= self._every:
+                    self.beat()
+                    beaten_at = time.monotonic()
+                else:
+                    self.look()
+                if time.monotonic() - offered_at >= _REPEAT_OFFER:
                     self._lanes.offer(self._database)
+                    offered_at = time.monotonic()
             except DatabaseUnavailable as error:
                 log.warning("missed a heartbeat, database is out of reach", error=str(error))
 
     def stop(self) -> None:
         """End the thread at once."""
         self._stopped.set()
-        self._due.set()
+        self._hinted.set()
 
-    def _beat(self, hinted: bool) -> None:
+    def beat(self) -> None:
         """Renew every claim; stop what was lost or is unwanted. A device that hangs keeps nothing."""
+        still = self._still_for()
         claims = self._intake.claims()
-        if not claims or not (hinted or self._has_moved()):
+        if not claims:
+            return
+        if still > self._lease.total_seconds():
+            log.error("the device hangs, its jobs are somebody else's by now", seconds=round(still, 1))
+            os._exit(1)  # nothing here can end a thread that hangs; the supervisor starts a new worker
+        if still > self._every:
             return
         with self._database.transaction() as connection:
             lost, unwanted = lifecycle.heartbeat(connection, claims, self._lease)
         self._intake.drop(lost)
         self._intake.cancel(unwanted)
 
-    def _has_moved(self) -> bool:
+    def look(self) -> None:
+        """Stop what is unwanted; renew nothing."""
+        claims = self._intake.claims()
+        if not claims:
+            return
+        with self._database.transaction() as connection:
+            self._intake.cancel(lifecycle.unwanted(connection, claims))
+
+    def _still_for(self) -> float:
+        """Seconds since the engines last made a step, or had nothing to do."""
         engines = [lane.engine for lane in list(self._lanes.values())]
         steps = sum(engine.steps for engine in engines)
-        moved = steps != self._moved_to or all(engine.idle for engine in engines)
-        self._moved_to = steps
-        return moved
+        if steps != self._steps or all(engine.idle for engine in engines):
+            self._steps, self._moved_at = steps, time.monotonic()
+        return time.monotonic() - self._moved_at

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from jobs import execution, lifecycle
 from jobs.attempts import Claim, ClaimedJob, Ending
 from jobs.database import Database
-from jobs.errors import DatabaseUnavailable, JobError, Unexpected, WorkerStopping
+from jobs.errors import DatabaseUnavailable, Unexpected, WorkerStopping
 from jobs.inputs import GenerationInput, Prompt
 from jobs.queue import QueueName
 from jobs.signals import ENDED, Signals
@@ -27,6 +27,7 @@ from worker.sequence import Sequence
 log = structlog.get_logger(__name__)
 
 _POLL_SECONDS = 1.0  # a doorbell may get lost; nobody waits longer than this for one
+_COMMIT_SECONDS = 2.0  # for the last commit, after the drain
 
 
 @dataclass(eq=False)
@@ -59,7 +60,7 @@ class Work:
 
 
 class Intake:
-    """One thread of its own; `finish`, `drop`, `cancel` and `wake` may be called from any."""
+    """`run` has a thread of its own and alone talks to SQL; all else may be called from any thread."""
 
     def __init__(
         self,
@@ -82,6 +83,8 @@ class Intake:
         self._lock = threading.Lock()  # over the three above
         self._awake = threading.Event()
         self._stopping = threading.Event()
+        self._drained = threading.Event()
+        self._deadline = 0.0  # of the drain, time.monotonic()
 
     def claims(self) -> list[Claim]:
         """What this process holds, results on their way to SQL included."""
@@ -129,28 +132,34 @@ class Intake:
         self.wake()
 
     def run(self) -> None:
-        """Commit what ended, claim what fits, sleep until woken; until `stop`."""
+        """Commit what ended, claim what fits, sleep until woken; after `stop`, drain."""
         while not self._stopping.is_set():
             if self._turn() and any(lane.engine.free > 0 for lane in list(self._lanes.values())):
                 self._claim()
             self._awake.wait(_POLL_SECONDS * random.uniform(0.8, 1.2))
             self._awake.clear()
+        self._drain()
+        self._drained.set()
 
     def stop(self, drain: timedelta) -> None:
         """Claim no more, finish what ends within `drain`, hand the rest back uncharged."""
-        deadline = time.monotonic() + drain.total_seconds()
+        self._deadline = time.monotonic() + drain.total_seconds()
         self._stopping.set()
         self.wake()
-        while self.claims() and time.monotonic() < deadline:
+        self._drained.wait(drain.total_seconds() + _COMMIT_SECONDS)
+
+    def _drain(self) -> None:
+        while self.claims() and time.monotonic() < self._deadline:
+            if not self._turn():
+                self._stopping.wait(_POLL_SECONDS)
             self._awake.wait(0.05)
             self._awake.clear()
-            self._turn()
         with self._lock:
-            for work in list(self._works.values()):
+            unfinished = list(self._works.values())
+            for work in unfinished:
                 self._end(work, WorkerStopping("The worker stopped before this job was done."))
-        handed_back = len(self._endings)
         self._turn()
-        log.info("stopped", handed_back=handed_back)
+        log.info("stopped", handed_back=len(unfinished))
 
     def _turn(self) -> bool:
         """Commit every ending there is, in one transaction; return whether the database took them."""
@@ -196,6 +205,9 @@ class Intake:
 
     def _claim_for_every_lane(self, connection: Connection) -> list[ClaimedJob]:
         queue, jobs = QueueName.GENERATE, list[ClaimedJob]()
+        with self._lock:
+            if any(work.job.suspect for work in self._works.values()):
+                return []
         lanes = dict(self._lanes)  # more may come while we ask
         for name in lanes:
             if lifecycle.suspect_waits(connection, queue, name):
@@ -209,16 +221,17 @@ class Intake:
         return jobs
 
     def _begin(self, job: ClaimedJob) -> None:
-        task = GenerationInput.model_validate(job.input)
-        work = Work(job, self._lanes[job.model], per_prompt=task.n)
-        work.sequences = _sequences(task, work.lane.tokenizer)
-        work.unfinished = len(work.sequences)
-        with self._lock:
-            self._works[job.claim] = work
-            self._of.update((sequence, work) for sequence in work.sequences)
+        work = Work(job, self._lanes[job.model])
         try:
+            task = GenerationInput.model_validate(job.input)
+            work.per_prompt = task.n
+            work.sequences = _sequences(task, work.lane.tokenizer)
+            work.unfinished = len(work.sequences)
+            with self._lock:
+                self._works[job.claim] = work
+                self._of.update((sequence, work) for sequence in work.sequences)
             work.lane.submit(work.sequences)
-        except JobError as error:  # the door checked it against another version of the model
+        except Exception as error:  # noqa: BLE001  one job must not take its neighbours along
             with self._lock:
                 self._end(work, error)
             self.wake()

@@ -41,9 +41,11 @@ class Lane:
         Raises:
             InvalidPrompt: one of them does not fit the model.
         """
-        for sequence in sequences:
-            self.engine.submit(sequence)
-        self.busy.set()
+        try:
+            for sequence in sequences:
+                self.engine.submit(sequence)
+        finally:
+            self.busy.set()
 
 
 class Lanes(dict[str, Lane]):
@@ -56,6 +58,7 @@ class Lanes(dict[str, Lane]):
         self._versions: list[ModelVersion] = []
         self._failed: dict[str, str] = {}
         self._loading = {source.name for source in config.sources}
+        self._lock = threading.Lock()  # over the three above: the heartbeat repeats what the loader says
 
     def load(self, database: Database, loaded: Callable[[], None]) -> None:
         """Load, warm up and offer every model that can be had; say of the others why not.
@@ -67,9 +70,13 @@ class Lanes(dict[str, Lane]):
             try:
                 self._add(source)
             except ModelUnavailable as error:
-                self._failed[source.name] = str(error)
                 log.error("model unavailable", model=source.name, reason=str(error))
-            self._loading.discard(source.name)
+                self._decide(source.name, reason=str(error))
+            except Exception:  # one model must not take the others along
+                log.exception("model could not be loaded", model=source.name)
+                self._decide(
+                    source.name, reason=f"{source.source}: it could not be loaded; the log says why."
+                )
             self._offer_until_heard(database)
             loaded()
         log.info("ready", models=list(self))
@@ -80,7 +87,7 @@ class Lanes(dict[str, Lane]):
         Raises:
             DatabaseUnavailable: nobody heard it.
         """
-        with database.transaction() as connection:
+        with self._lock, database.transaction() as connection:
             catalog.offer(connection, self._config.worker, self._versions, self._failed, self._loading)
 
     def _add(self, source: ModelSource) -> None:
@@ -90,9 +97,17 @@ class Lanes(dict[str, Lane]):
         engine.warm_up()
         tokenizer = ArtifactStore(self._config.artifacts).put(model.tokenizer_json)
         self[source.name] = Lane(source.name, engine, model.tokenizer, model.digest, self._busy)
-        self._versions.append(_version(source.name, model, tokenizer))
+        self._decide(source.name, _version(source.name, model, tokenizer))
         seconds = round(time.monotonic() - began, 2)
         log.info("model loaded", model=source.name, quantization=model.quantization, seconds=seconds)
+
+    def _decide(self, name: str, version: ModelVersion | None = None, reason: str = "") -> None:
+        with self._lock:
+            self._loading.discard(name)
+            if version is not None:
+                self._versions.append(version)
+            else:
+                self._failed[name] = reason
 
     def _offer_until_heard(self, database: Database) -> None:
         while True:

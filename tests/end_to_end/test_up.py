@@ -9,9 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
+from jobs import keys
+from jobs.database import Database
 from tests.conftest import ROOT, wait_for
 from tests.end_to_end.conftest import RunningStack, free_port, start_stack
+
+PROGRAMS = ("postgres", "redis", "web", "worker", "trainer", "clerk", "sweeper")
 
 
 def run(module: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
@@ -50,10 +55,16 @@ def test_a_taken_port_is_one_sentence(tmp_path: Path) -> None:
         ("MODELS", "starter", "MODELS in the environment or .env: 'starter' is not name=source"),
         ("LEASE_SECONDS", "4", "HEARTBEAT_SECONDS (5) must be at most half of LEASE_SECONDS (4)"),
         ("TOKEN_BUDGET", "8", "TOKEN_BUDGET (8) must be larger than SLOTS (32)"),
+        ("DATABASE_URL", "mysql://x/y", "DATABASE_URL in the environment or .env: send a PostgreSQL URL"),
+        ("REDIS_URL", "garbage", "REDIS_URL in the environment or .env: send a Redis URL"),
+        ("LOG_LEVEL", "loud", "LOG_LEVEL in the environment or .env: send one of DEBUG, INFO"),
+        ("HOST", "192.0.2.1", "Cannot listen on 192.0.2.1:8000: Cannot assign requested address. Is HOST"),
+        ("VAR_DIR", "/proc/nowhere", "VAR_DIR /proc/nowhere cannot be used: "),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(tmp_path: Path, name: str, value: str, sentence: str) -> None:
-    refused = run("stack.up", {**os.environ, "VAR_DIR": str(tmp_path), "PYTHONPATH": str(ROOT), name: value})
+    environment = {**os.environ, "VAR_DIR": str(tmp_path), "PYTHONPATH": str(ROOT), name: value}
+    refused = run("stack.up", environment)
     assert refused.returncode == 2
     assert refused.stderr.startswith(sentence)
     assert refused.stderr.count("\n") == 1
@@ -88,13 +99,13 @@ def test_a_key_without_a_stack_is_one_sentence(tmp_path: Path) -> None:
 
 def test_ctrl_c_hands_back_what_runs_and_the_next_start_finishes_it(tmp_path: Path) -> None:
     first = start_stack(tmp_path, DRAIN_SECONDS="6", SLOTS="2")
-    jobs = [first.submit(max_output_tokens=480) for _ in range(12)]
-    wait_for(lambda: first.get(jobs[0])["status"] != "queued", every=0.005)
-    group = [
-        first.pid(name) for name in ("postgres", "redis", "web", "worker", "trainer", "clerk", "sweeper")
-    ]
-    began = time.monotonic()
-    assert first.stop() == 0
+    try:
+        jobs = [first.submit(max_output_tokens=480) for _ in range(12)]
+        wait_for(lambda: first.get(jobs[0])["status"] != "queued", every=0.005)
+        group = [first.pid(name) for name in PROGRAMS]
+    finally:
+        began = time.monotonic()
+        assert first.stop() == 0
     assert time.monotonic() - began < 6 + 1  # DRAIN_SECONDS, and a second for this process
     assert not [pid for pid in group if Path(f"/proc/{pid}").exists()]
 
@@ -108,11 +119,23 @@ def test_ctrl_c_hands_back_what_runs_and_the_next_start_finishes_it(tmp_path: Pa
         again.stop()
 
 
+def test_a_second_start_with_other_models_forgets_the_first_ones(tmp_path: Path) -> None:
+    start_stack(tmp_path, DRAIN_SECONDS="6").stop()
+    again = start_stack(tmp_path, DRAIN_SECONDS="6", MODELS="other=models/starter,gone=/nowhere")
+    try:
+        models = again.call("GET", "/readyz")[1]["models"]
+        assert {name: model["status"] for name, model in models.items()} == {
+            "other": "available",
+            "gone": "unavailable",
+        }
+        assert models["gone"]["reason"] == "/nowhere: there is no such folder."
+    finally:
+        again.stop()
+
+
 def test_nothing_is_left_when_the_starter_is_killed(tmp_path: Path) -> None:
     stack = start_stack(tmp_path, DRAIN_SECONDS="6")
-    group = [
-        stack.pid(name) for name in ("postgres", "redis", "web", "worker", "trainer", "clerk", "sweeper")
-    ]
+    group = [stack.pid(name) for name in PROGRAMS]
     stack.process.send_signal(signal.SIGKILL)
     stack.process.communicate()
     wait_for(lambda: not [pid for pid in group if Path(f"/proc/{pid}").exists()], seconds=15)
@@ -127,9 +150,20 @@ def test_a_revoked_key_is_refused(stack: RunningStack) -> None:
     wait_for(lambda: client.call("GET", "/v1/models")[0] == 401, seconds=10)
 
 
-def test_a_backup_taken_while_the_stack_runs_has_its_jobs(stack: RunningStack, tmp_path: Path) -> None:
-    job = stack.submit(max_output_tokens=1)
-    dump = tmp_path / "penstock.sql"
-    command = [sys.executable, "-m", "stack.client", "pg_dump", f"--file={dump}"]
-    subprocess.run(command, env=stack.environment, cwd=ROOT, check=True)
-    assert job in dump.read_text()
+def test_a_backup_taken_while_the_stack_runs_restores_its_jobs(stack: RunningStack, tmp_path: Path) -> None:
+    def client(*command: str) -> None:
+        arguments = [sys.executable, "-m", "stack.client", *command]
+        subprocess.run(arguments, env=stack.environment, cwd=ROOT, check=True, capture_output=True)
+
+    job, dump = stack.submit(max_output_tokens=1), str(tmp_path / "penstock.dump")
+    client("pg_dump", "--format=custom", f"--file={dump}")
+    client("psql", "--command=CREATE DATABASE restored")
+    client("pg_restore", "--dbname=restored", "--clean", "--if-exists", "--single-transaction", dump)
+    client(
+        "pg_restore", "--dbname=restored", "--clean", "--if-exists", "--single-transaction", dump
+    )  # over it
+    restored = Database(stack.settings.database.replace("/postgres?", "/restored?"), connections=1)
+    with restored.transaction() as connection:
+        assert connection.execute(text("SELECT count(*) FROM jobs WHERE id = :id"), {"id": job}).scalar() == 1
+        assert keys.identify(connection, stack.key) is not None
+    restored.close()

@@ -52,7 +52,7 @@ _ENDS: dict[str, JobError | None] = {
     "fatal": InvalidPrompt("too long"),
     "stopping": WorkerStopping("stopping"),
 }
-_HOWS = ["stopping", "retryable", "stopping", "retryable", "success", "fatal", "unwanted"]
+_HOWS = ["stopping", "retryable", "stopping", "retryable", "success", "fatal"]
 
 
 @dataclass
@@ -168,16 +168,10 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(ends=st.lists(st.tuples(claims, hows), min_size=1, max_size=4, unique_by=lambda end: end[0]))
     def settle(self, ends: list[tuple[Claim, str]]) -> None:
         """In groups, as results come; some claims are long lost, some were settled before."""
-        given = [_ending(claim, how) for claim, how in ends if how != "unwanted"]
+        given = [_ending(claim, how) for claim, how in ends]
         owned = {ending.claim for ending in given if self._owns(ending.claim)}
-        dropped = [Ending(claim, {"so far": claim.attempt}) for claim, how in ends if how == "unwanted"]
-        unwanted = {ending.claim for ending in dropped if self._owns(ending.claim)}
         with self.database.transaction() as connection:
             assert self.lifecycle.settle(connection, given) == owned
-            assert self.lifecycle.cancel(connection, dropped) == unwanted
-        for ending in dropped:
-            if ending.claim in unwanted:
-                self._ended(ending, State.CANCELLED)
         for ending in given:
             if ending.claim in owned:
                 wanted = self.jobs[ending.claim.job_id].wanted

@@ -67,7 +67,9 @@ def test_a_cancel_that_races_with_a_claim_is_either_at_once_or_heard_by_the_work
         assert unwanted == set(claims), "the worker hears of it"
         assert samples.row(database, name).state == (State.RUNNING if claims else State.CANCELLED)
         with database.transaction() as connection:
-            assert lifecycle.cancel(connection, [Ending(claim) for claim in claims]) == set(claims)
+            assert lifecycle.unwanted(connection, claims) == set(claims)
+            assert lifecycle.settle(connection, [Ending(claim) for claim in claims]) == set(claims)
+        assert samples.row(database, name).state == State.CANCELLED
 
 
 def test_heartbeats_and_results_of_the_same_jobs_never_deadlock(database: Database, owner: int) -> None:
@@ -160,7 +162,8 @@ def test_a_settled_row_holds_sql_null_where_there_is_nothing(database: Database,
     good, bad, unwanted = (job.claim for job in samples.claim(database))
     with database.transaction() as connection:
         lifecycle.settle(connection, [Ending(good, output={}), Ending(bad, error=InvalidPrompt("no"))])
-        lifecycle.cancel(connection, [Ending(unwanted, error=OutOfMemory("no room"))])
+        lifecycle.request_cancel(connection, "unwanted", owner)
+        lifecycle.settle(connection, [Ending(unwanted, error=OutOfMemory("no room"))])
     assert samples.is_null(database, "good") == {"output": False, "error": True}
     assert samples.is_null(database, "bad") == {"output": True, "error": False}
     assert samples.is_null(database, "unwanted") == {"output": True, "error": True}
@@ -202,7 +205,6 @@ def test_nothing_is_asked_of_the_database_for_nothing(database: Database) -> Non
     with database.transaction() as connection:
         assert lifecycle.heartbeat(connection, [], LEASE) == (set(), set())
         assert lifecycle.settle(connection, []) == set()
-        assert lifecycle.cancel(connection, []) == set()
 
 
 def test_a_rolled_back_submit_leaves_neither_job_nor_event(database: Database, owner: int) -> None:

@@ -1,8 +1,15 @@
 """The table of moves, drawn once more as facts."""
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from jobs.states import FINAL, State, sources
+from tests.conftest import ROOT
 
 Q, R, S, F, C = State.QUEUED, State.RUNNING, State.SUCCEEDED, State.FAILED, State.CANCELLED
 
@@ -30,3 +37,24 @@ def test_every_state_can_be_reached_from_the_first() -> None:
     while more := {state for state in State if sources(state) & reached} - reached:
         reached |= more
     assert reached == set(State)
+
+
+def test_only_lifecycle_writes_a_state() -> None:
+    """Whoever else updates jobs touches other columns: `records.hide` takes a job out of sight."""
+    writers = {}
+    for room in ("jobs", "web", "worker", "trainer", "stack"):
+        for file in (ROOT / room).rglob("*.py"):
+            found = re.findall(r"(?:update|insert)\(jobs\)", file.read_text())
+            if found:
+                writers[f"{room}/{file.name}"] = len(found)
+    assert set(writers) == {"jobs/lifecycle.py", "jobs/records.py"}
+    assert writers["jobs/records.py"] == 1
+    assert ".values(stored=False)" in (ROOT / "jobs" / "records.py").read_text()
+
+
+def test_alembic_runs_as_contributing_says(services: Path) -> None:
+    command = [str(Path(sys.executable).parent / "alembic"), "current"]
+    environment = {**os.environ, "VAR_DIR": str(services)}
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.browser
 
 
 def test_a_newcomer_is_told_where_to_find_a_key(page: Page, api: FakeApi) -> None:
-    expect(note(page, "key")).to_contain_text("Paste the key that make up printed")
+    expect(note(page, "key")).to_contain_text("Paste the key that the stack printed at its first start")
     generate(page, "x")
     expect(note(page, "key")).to_contain_text("A key is needed")
     expect(page.get_by_label("API key")).to_be_focused()

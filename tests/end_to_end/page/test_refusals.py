@@ -78,6 +78,20 @@ def test_an_unreadable_number_is_not_sent(page: Page, api: FakeApi) -> None:
     assert api.creates == []
 
 
+@pytest.mark.parametrize(("label", "field"), [("Top N", "top-n"), ("Max tokens", "max-tokens")])
+def test_a_broken_number_is_not_sent(page: Page, api: FakeApi, label: str, field: str) -> None:
+    connect(page)
+    for number in ("1.5", "-0.5"):
+        page.get_by_label(label).fill(number)
+        generate(page, "x")
+        expect(note(page, field)).to_have_text("Send a whole number.")
+        expect(page.locator(f"#{field}")).to_be_focused()
+    assert api.creates == []
+    page.get_by_label(label).fill("1e1")
+    generate(page, "x")
+    expect(page.locator("#jobs tbody tr")).to_have_count(1)
+
+
 def test_an_unreachable_server_is_said_and_found_again(browser: Browser, api: FakeApi) -> None:
     with visit(browser, api.url, expected=("net::ERR_FAILED", "status of 503")) as page:
         page.clock.install()
