@@ -42,10 +42,11 @@ bench: $(VENV)/ready-dev ## run the benchmarks and print ratios
 
 MINUTES ?= 85
 DECAY ?= 36
+STARTER ?= var/starter/model
 EAGER = $(if $(shell command -v c++),,--eager) # compiling the network needs a C++ compiler
-starter: $(VENV)/ready ## train the starter model again, from the standard library's source
-	@OMP_WAIT_POLICY=PASSIVE nice $(BIN)/python -m trainer.starter.train --minutes $(MINUTES) --decay-minutes $(DECAY) $(EAGER)
-	@OMP_WAIT_POLICY=PASSIVE nice $(BIN)/python -m trainer.starter.evaluate
+starter: $(VENV)/ready ## train the starter model again, into var/starter/model (MINUTES, 85)
+	@OMP_WAIT_POLICY=PASSIVE nice $(BIN)/python -m trainer.starter.train --export $(STARTER) --minutes $(MINUTES) --decay-minutes $(DECAY) $(EAGER)
+	@OMP_WAIT_POLICY=PASSIVE nice $(BIN)/python -m trainer.starter.evaluate --model $(STARTER)
 
 clean: ## remove the virtual environment; var/ stays
 	rm -rf $(VENV)

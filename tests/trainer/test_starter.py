@@ -227,3 +227,11 @@ def test_the_shipped_tokenizer_is_the_models_own(load: Callable[[], GPT2Tokenize
     assert tokenizer(text)["input_ids"] == plain.encode(text).ids
     assert len(tokenizer) == plain.get_vocab_size() == config.vocab_size == bpe.VOCAB_SIZE
     assert tokenizer.eos_token_id == config.eos_token_id == config.bos_token_id == bpe.end_of_text(plain)
+
+
+def test_the_shipped_card_describes_the_shipped_weights() -> None:
+    facts, card = export.read_facts(SHIPPED), (SHIPPED / "README.md").read_text()
+    assert f"{facts.tokens_seen:,} (" in card
+    assert f"{facts.steps:,} steps" in card
+    for command in facts.commands:
+        assert command in card
