@@ -6,6 +6,7 @@ import time
 
 import torch
 
+from bench.client import length
 from jobs import settings
 from jobs.inputs import Sampling
 from worker.engine import Engine
@@ -14,21 +15,22 @@ from worker.sequence import Sequence
 
 
 def run(source: str, prompt: str, tokens: int, sequences: int, slots: int) -> float:
-    """Tokens per second of `sequences` continuations, refilling the slots as they become free."""
+    """Tokens per second of `sequences` continuations of about `tokens`; free slots are filled at once."""
     config = settings.read()
     torch.set_num_threads(config.threads)
     model = load(source, None, config.device)
     engine = Engine(model.model, model.tokenizer, slots, slots + 96)
     engine.warm_up()
+    lengths = [length(number, tokens) for number in range(sequences)]
     for _ in range(2):  # the first round touches the memory
         ids = model.tokenizer.encode(prompt).ids
         began = time.perf_counter()
-        for number in range(sequences):
-            engine.submit(Sequence(ids, Sampling(max_tokens=tokens, seed=number, ignore_eos=True)))
+        for number, count in enumerate(lengths):
+            engine.submit(Sequence(ids, Sampling(max_tokens=count, seed=number, ignore_eos=True)))
         while not engine.idle:
             engine.step()
         seconds = time.perf_counter() - began
-    return sequences * tokens / seconds
+    return sum(lengths) / seconds
 
 
 def main() -> None:

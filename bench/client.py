@@ -19,8 +19,14 @@ class Load:
     concurrency: int
     requests: int  # in total
     model: str = "starter"
-    tokens: int = 1
+    tokens: int = 1  # of one generation; with `spread`, on average
+    spread: bool = False
     prompt: str = "\ndef "
+
+
+def length(number: int, mean: int) -> int:
+    """Half to one and a half of the mean, the same for the same number: clients do not march in step."""
+    return mean // 2 + number * 37 % (mean + 1)
 
 
 @dataclass
@@ -63,7 +69,9 @@ class Connection:
             "model": self._load.model,
             "input": self._load.prompt,
             "background": True,
-            "max_output_tokens": self._load.tokens,
+            "max_output_tokens": length(number, self._load.tokens)
+            if self._load.spread
+            else self._load.tokens,
             "ignore_eos": True,
             "seed": number,
         }

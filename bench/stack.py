@@ -50,7 +50,7 @@ class Bench:
     def load(self, kind: str, concurrency: int, requests: int, tokens: int = 1) -> Measured:
         """One run of the load generator."""
         port = self.empty_port if kind == "empty" else self.port
-        load = Load(port, self.key, kind, concurrency, requests, tokens=tokens)
+        load = Load(port, self.key, kind, concurrency, requests, tokens=tokens, spread=tokens > 1)
         return Measured(**json.loads(self._run("bench.client", json.dumps(asdict(load)))))
 
     def bare(self, sequences: int) -> float:
@@ -178,7 +178,7 @@ def main() -> None:
     with running() as bench:
         accept(bench, rounds, 2000)
         latency(bench, rounds, 300)
-        share(bench, rounds, 128)
+        share(bench, rounds, 256)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def require(known: Keys, scope: str) -> None:
     if identity is None:
         raise Unauthorized(
             "Incorrect API key provided. Send a key of this server in the header "
-            "'Authorization: Bearer YOUR_KEY'; 'make -s key' creates one.",
+            "'Authorization: Bearer YOUR_KEY'; whoever runs this server can make one.",
             code="invalid_api_key",
         )
     if scope not in identity.scopes:

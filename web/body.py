@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -10,7 +11,9 @@ from flask import request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from web.errors import BadRequest, UnsupportedEncoding
+from web.malformed import NOT_HTTP
 
+_MOST_DIGITS = 300  # of an integer: still finite as a float
 _INSTEAD = 'Send a JSON object such as {"model": "...", "input": "..."}.'
 
 
@@ -34,7 +37,11 @@ def json_object() -> dict[str, Any]:
 
 
 def _whole() -> bytes:
-    raw = request.get_data(cache=False)
+    try:
+        raw = request.get_data(cache=False)
+    except NOT_HTTP:
+        said = "The chunks of the request body are not well-formed."
+        raise BadRequest(f"{said} Send it with a 'Content-Length'.", code="malformed_request") from None
     limit = request.max_content_length
     if request.content_length is None and limit is not None and len(raw) >= limit:
         raise RequestEntityTooLarge  # of a body without a length, werkzeug cuts off the rest in silence
@@ -70,17 +77,23 @@ def _unambiguous(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _finite(text: str) -> float:
+    """The number, or the largest of all: that is over every limit as well, and its field will say so."""
     number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:20]} is not a finite number")
-    return number
+    return number if math.isfinite(number) else math.copysign(sys.float_info.max, number)
+
+
+def _integer(text: str) -> int:
+    """The number, or its first digits: those are over every limit as well, and its field will say so."""
+    return int(text[:_MOST_DIGITS])
 
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unambiguous, parse_float=_finite, parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unambiguous, parse_int=_integer, parse_float=_finite, parse_constant=_no_constant
+)
 
 
 def _refuse_unstorable(value: Any, path: str) -> None:

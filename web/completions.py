@@ -11,7 +11,7 @@ from jobs.inputs import MAX_SEQUENCES, GenerationInput, Prompt
 from jobs.queue import QueueName
 from jobs.records import JobRecord
 from jobs.states import State
-from web import sampling, synchronous
+from web import query, sampling, synchronous
 from web.auth import owner_id
 from web.backend import Backend, backend
 from web.body import json_object
@@ -26,6 +26,7 @@ KIND = "completion"
 @blueprint.post("/v1/completions")
 def create() -> Response:
     """The answer comes when every sequence has ended; nothing of it is kept."""
+    query.parse(query.Query)
     asked = CompletionRequest.parse(json_object())
     model = backend().offers.require(asked.model)
     record = synchronous.run(backend(), _new_job(backend(), model, asked))
@@ -33,7 +34,7 @@ def create() -> Response:
         raise failed_job(record.error)
     if record.state is not State.SUCCEEDED or record.output is None:
         raise Unavailable("The completion was cancelled. Try again.", code="cancelled", retry_after=1)
-    return jsonify(_object(record, model))
+    return jsonify(_object(record))
 
 
 def _new_job(backend: Backend, model: ModelVersion, asked: CompletionRequest) -> NewJob:
@@ -72,7 +73,7 @@ def _prompts(model: ModelVersion, asked: CompletionRequest) -> tuple[Prompt, ...
     return tuple(prompt if isinstance(prompt, str) else tuple(prompt) for prompt in asked.prompt)
 
 
-def _object(record: JobRecord, model: ModelVersion) -> dict[str, Any]:
+def _object(record: JobRecord) -> dict[str, Any]:
     output = record.output or {}
     read, written = output["prompt_tokens"], output["output_tokens"]
     return {
@@ -80,7 +81,7 @@ def _object(record: JobRecord, model: ModelVersion) -> dict[str, Any]:
         "object": "text_completion",
         "created": int(record.created_at.timestamp()),
         "model": record.model,
-        "system_fingerprint": f"fp_{model.digest[:12]}",
+        "system_fingerprint": f"fp_{output['model_digest'][:12]}",  # of the weights that wrote the text
         "choices": [
             {
                 "index": index,

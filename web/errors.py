@@ -1,6 +1,6 @@
 """What went wrong, as HTTP: the only place that knows statuses and the OpenAI error object."""
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import structlog
 from flask import Flask, Response, current_app, jsonify
@@ -9,6 +9,7 @@ from werkzeug.exceptions import HTTPException
 
 from jobs.errors import DatabaseUnavailable, InvalidPrompt, ModelUnavailable
 from web import refusals
+from web.refusals import Refusal
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +41,11 @@ class BadRequest(ApiError):
     """The request cannot be taken as it is; the message says what to send instead."""
 
     status, type = 400, "invalid_request_error"
+
+    @classmethod
+    def of(cls, refusal: Refusal) -> Self:
+        """The error that says so."""
+        return cls(refusal.message, param=refusal.param, code=refusal.code)
 
 
 class Unauthorized(ApiError):
@@ -85,7 +91,7 @@ def failed_job(error: dict[str, str]) -> ApiError:
 def register(app: Flask) -> None:
     """Answer every error of `app` with the error object."""
     app.register_error_handler(ApiError, _answer)
-    app.register_error_handler(ValidationError, lambda error: _answer(_refused(error)))
+    app.register_error_handler(ValidationError, lambda error: _answer(BadRequest.of(refusals.first(error))))
     app.register_error_handler(DatabaseUnavailable, _no_database)
     app.register_error_handler(HTTPException, _from_werkzeug)
     app.register_error_handler(Exception, _unexpected)
@@ -102,11 +108,6 @@ def _answer(error: ApiError) -> Response:
     if isinstance(error, Unauthorized):
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
-
-
-def _refused(error: ValidationError) -> BadRequest:
-    refusal = refusals.first(error)
-    return BadRequest(refusal.message, param=refusal.param, code=refusal.code)
 
 
 def _no_database(error: DatabaseUnavailable) -> Response:

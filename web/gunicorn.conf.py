@@ -9,6 +9,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.gthread import ThreadWorker
 
 from jobs import embedded, logs, settings
+from web import malformed
 
 _settings = settings.read()
 logs.configure("web", _settings.log_level)
@@ -16,11 +17,13 @@ logs.configure("web", _settings.log_level)
 wsgi_app = "web.wsgi:app"
 _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
 bind = f"{_host}:{_settings.port}"
-worker_class = "gthread"
+worker_class = malformed.Worker  # gthread, with our errors
 workers = _settings.web_processes
 threads = _settings.web_threads
 worker_connections = 2 * threads + 1000  # kept-alive ones cost no thread
 preload_app = False  # pools and threads must not cross a fork
+limit_request_line = malformed.MAX_REQUEST_LINE
+limit_request_field_size = malformed.MAX_HEADER
 keepalive = 30  # seconds; pollers come back
 graceful_timeout = int(_settings.stop_seconds)
 control_socket = str(embedded.run_folder(_settings.var_dir) / "gunicorn.ctl")

@@ -5,6 +5,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 
 from jobs.catalog import ModelVersion, Offer
+from web import query
 from web.backend import backend
 
 blueprint = Blueprint("models", __name__)
@@ -13,6 +14,7 @@ blueprint = Blueprint("models", __name__)
 @blueprint.get("/v1/models")
 def index() -> Response:
     """Every model that a worker offers."""
+    query.parse(query.Query)
     offers = backend().offers.all()
     return jsonify(object="list", data=[_object(o.version, o) for o in offers.values() if o.version])
 
@@ -20,6 +22,7 @@ def index() -> Response:
 @blueprint.get("/v1/models/<path:model>")
 def show(model: str) -> Response:
     """One model; its name may hold slashes."""
+    query.parse(query.Query)
     offers = backend().offers
     version = offers.require(model)
     return jsonify(_object(version, offers.all()[model]))

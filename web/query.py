@@ -1,6 +1,7 @@
 """The query string of a URL, held to the same rules as a body."""
 
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
 
 from flask import request
 from pydantic import BaseModel, ConfigDict
@@ -14,6 +15,9 @@ class Query(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """OpenAI's parameters that we do not have, each with the values that change nothing."""
+
 
 Q = TypeVar("Q", bound=Query)
 
@@ -22,17 +26,18 @@ def parse(kind: type[Q]) -> Q:
     """The parameters of this request's URL.
 
     Raises:
-        BadRequest: an unknown parameter, or one given twice.
+        BadRequest: an unknown or unsupported parameter, or one given twice.
         ValidationError: a value of the wrong type or out of range (see `web.refusals`).
     """
     values: dict[str, str] = {}
     for name, given in request.args.lists():
         if name not in kind.model_fields:
-            refusal = refusals.unknown(name, kind.model_fields)
-            raise BadRequest(refusal.message, param=refusal.param, code=refusal.code)
-        if len(given) > 1:
-            raise BadRequest(
-                f"'{name}' is given twice. Send it once.", param=name, code="duplicate_parameter"
-            )
-        values[name] = given[0]
+            for value in given:
+                if refusal := refusals.foreign(name, value, kind.model_fields, kind.unsupported):
+                    raise BadRequest.of(refusal)
+        elif len(given) > 1:
+            said = f"'{name}' is given twice. Send it once."
+            raise BadRequest(said, param=name, code="duplicate_parameter")
+        else:
+            values[name] = given[0]
     return kind.model_validate(values)

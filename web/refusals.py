@@ -1,7 +1,7 @@
 """What is said about a request that does not parse: pydantic's findings in OpenAI's words and codes."""
 
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ _BOUNDS = {
     "less_than_equal": ("<=", "le", "above_max_value"),
     "less_than": ("<", "lt", "above_max_value"),
 }
+_A_SLIP = 0.75  # names less alike than this are two names, not one with a slip
 _LONGEST_ECHO = 60  # characters of a value that a message repeats
 
 
@@ -42,9 +43,25 @@ class Refusal:
 
 def unknown(name: str, known: Collection[str]) -> Refusal:
     """A parameter that is not one of the `known`."""
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=_A_SLIP)
     hint = f"Did you mean '{near[0]}'?" if near else "Leave it out."
     return Refusal(f"Unknown parameter: '{_cut(name)}'. {hint}", name, "unknown_parameter")
+
+
+def foreign(
+    name: str, value: object, known: Collection[str], unsupported: Mapping[str, Sequence[object]]
+) -> Refusal | None:
+    """A parameter that is none of the `known`; of those `unsupported` the values that change nothing pass."""
+    if name not in unsupported:
+        return unknown(name, known)
+    if is_among(value, unsupported[name]):
+        return None
+    return Refusal(f"'{name}' is not supported yet. Leave it out.", name, "unsupported_parameter")
+
+
+def is_among(value: object, values: Iterable[object]) -> bool:
+    """Whether a JSON value is one of these; true is not 1."""
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values)
 
 
 def first(error: ValidationError) -> Refusal:

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from jobs.inputs import MAX_SEED, MAX_SEQUENCES
 from web import refusals
 from web.errors import BadRequest
+from web.refusals import Refusal
 
 DEFAULT_OUTPUT_TOKENS = 256
 """Of a response that does not say; cut to what the context leaves room for."""
@@ -19,13 +20,13 @@ DEFAULT_COMPLETION_TOKENS = 16
 _MAX_INT = 2**31 - 1
 
 
-def _only(*harmless: Any) -> PlainValidator:
-    """A field of OpenAI's that is taken with the values that change nothing, and refused with any other."""
+def _only(*ours: Any) -> PlainValidator:
+    """A field of OpenAI's of which we have some values."""
 
     def check(value: Any) -> Any:
-        if any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in harmless):
+        if refusals.is_among(value, ours):
             return value
-        allowed = " or ".join(json.dumps(one) for one in harmless)
+        allowed = " or ".join(json.dumps(one) for one in ours)
         said = "'{param}' is only supported as {allowed}. Send that or leave it out."
         raise PydanticCustomError("unsupported_value", said, {"allowed": allowed})
 
@@ -64,27 +65,42 @@ class Request(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    null_means_absent: ClassVar[frozenset[str]] = frozenset()
-    """OpenAI's parameters that we do not have, but that clients send as null."""
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """OpenAI's parameters that we do not have, each with the values beside null that change nothing."""
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
         """The request in `values`; a null means that the parameter was left out.
 
         Raises:
-            BadRequest: an unknown parameter.
+            BadRequest: an unknown or unsupported parameter.
             ValidationError: a value of the wrong type or out of range (see `web.refusals`).
         """
-        known = cls.model_fields
+        given = {}
         for name, value in values.items():
-            if name not in known and not (value is None and name in cls.null_means_absent):
-                refusal = refusals.unknown(name, known)
-                raise BadRequest(refusal.message, param=refusal.param, code=refusal.code)
-        return cls.model_validate({name: value for name, value in values.items() if value is not None})
+            if name in cls.model_fields:
+                given[name] = value
+            elif refusal := cls._foreign(name, value):
+                raise BadRequest.of(refusal)
+        return cls.model_validate({name: value for name, value in given.items() if value is not None})
+
+    @classmethod
+    def _foreign(cls, name: str, value: Any) -> Refusal | None:
+        if value is None and name in cls.unsupported:
+            return None
+        return refusals.foreign(name, value, cls.model_fields, cls.unsupported)
 
 
 class SampledRequest(Request):
     """How each next token is chosen and when to stop, with the same names in every call that generates."""
+
+    unsupported = {
+        "frequency_penalty": (0,),
+        "logit_bias": ({},),
+        "logprobs": (),
+        "presence_penalty": (0,),
+        "stream_options": (),
+    }
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
@@ -152,13 +168,23 @@ def _says_something(messages: list[InputMessage]) -> list[InputMessage]:
 class ResponseRequest(SampledRequest):
     """`POST /v1/responses`."""
 
-    null_means_absent = frozenset(
-        {
-            *("access_programs", "context_management", "conversation", "image", "max_tool_calls"),
-            *("moderation", "previous_response_id", "prompt", "prompt_cache_options"),
-            *("prompt_cache_retention", "reasoning", "stream_options"),
-        }
-    )
+    unsupported = {
+        **SampledRequest.unsupported,
+        "access_programs": (),
+        "context_management": (),
+        "conversation": (),
+        "image": (),
+        "include": ([],),
+        "max_tool_calls": (),
+        "moderation": (),
+        "previous_response_id": (),
+        "prompt": (),
+        "prompt_cache_options": (),
+        "prompt_cache_retention": (),
+        "reasoning": ({},),
+        "tools": ([],),
+        "top_logprobs": (0,),
+    }
 
     input: Annotated[list[InputMessage], BeforeValidator(_as_messages), AfterValidator(_says_something)]
     instructions: str | None = None
@@ -168,15 +194,12 @@ class ResponseRequest(SampledRequest):
     max_output_tokens: Count | None = None
     max_tokens: Count | None = None  # another name for it
 
-    include: Annotated[Any, _only([])] = None
     parallel_tool_calls: bool = True
     prompt_cache_key: Label | None = None
     safety_identifier: Label | None = None
     service_tier: Annotated[Any, _only("auto", "default")] = None
     text: Annotated[Any, _only({"format": {"type": "text"}}, {})] = None
     tool_choice: Literal["auto", "none"] = "auto"
-    tools: Annotated[Any, _only([])] = None
-    top_logprobs: Annotated[Any, _only(0)] = None
     truncation: Annotated[Any, _only("disabled")] = None
 
 
@@ -216,12 +239,13 @@ def _bad_prompt() -> PydanticCustomError:
 class CompletionRequest(SampledRequest):
     """`POST /v1/completions`."""
 
-    null_means_absent = frozenset({"best_of", "logprobs", "stream_options", "suffix"})
+    unsupported = {
+        **SampledRequest.unsupported,
+        "best_of": (1,),
+        "echo": (False,),
+        "suffix": ("",),
+    }
 
     prompt: Annotated[Any, PlainValidator(_as_prompts)] = None  # absent: the end-of-text token
     max_tokens: Count | None = None
     n: Annotated[int, Field(ge=1, le=MAX_SEQUENCES)] = 1
-    echo: Annotated[Any, _only(False)] = None
-    frequency_penalty: Annotated[Any, _only(0)] = None
-    logit_bias: Annotated[Any, _only({})] = None
-    presence_penalty: Annotated[Any, _only(0)] = None

@@ -2,7 +2,8 @@
 
 import re
 import secrets
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from flask import Blueprint, Response, jsonify
 from pydantic import Field
@@ -33,6 +34,7 @@ _CANCEL_WAIT = 2.0  # seconds; a worker that lives drops a cancelled job sooner
 @blueprint.post("/v1/responses")
 def create() -> Response:
     """Take a job; answer at once in the background, else after its end."""
+    query.parse(query.Query)
     job = _new_job(backend(), ResponseRequest.parse(json_object()))
     if job.request["background"]:
         return _answer(enqueue(backend().database, backend().signals, job))
@@ -102,8 +104,15 @@ def index() -> Response:
 class ShowQuery(query.Query):
     """`GET /v1/responses/{id}`."""
 
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "include": ("",),
+        "include[]": ("",),
+        "include_obfuscation": ("true", "false"),
+        "starting_after": (),
+        "stream": ("false",),
+    }
+
     wait: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = 0.0
-    stream: Literal["false"] = "false"
 
 
 class IndexQuery(query.Query):

@@ -84,6 +84,8 @@ class Intake:
         self._awake = threading.Event()
         self._stopping = threading.Event()
         self._drained = threading.Event()
+        self._suspected: str | None = None
+        self._suspect_asked = 0.0  # time.monotonic()
         self._deadline = 0.0  # of the drain, time.monotonic()
 
     def claims(self) -> list[Claim]:
@@ -209,16 +211,22 @@ class Intake:
             if any(work.job.suspect for work in self._works.values()):
                 return []
         lanes = dict(self._lanes)  # more may come while we ask
-        for name in lanes:
-            if lifecycle.suspect_waits(connection, queue, name):
-                # it may take the process down: let everybody else finish first
-                if self.claims():
-                    return []
-                return lifecycle.claim_suspect(connection, queue, name, self._worker, self._lease)
+        if name := self._suspect(connection, lanes):
+            # it may take the process down: let everybody else finish first
+            if self.claims():
+                return []
+            return lifecycle.claim_suspect(connection, queue, name, self._worker, self._lease)
         for name, lane in lanes.items():
             if (free := lane.engine.free) > 0:
                 jobs += lifecycle.claim(connection, queue, name, self._worker, self._lease, free)
         return jobs
+
+    def _suspect(self, connection: Connection, lanes: Mapping[str, Lane]) -> str | None:
+        """The lane that a suspect waits for. They are rare: asked once a second, and until it was claimed."""
+        if self._suspected is not None or time.monotonic() >= self._suspect_asked + _POLL_SECONDS:
+            waits = (name for name in lanes if lifecycle.suspect_waits(connection, QueueName.GENERATE, name))
+            self._suspected, self._suspect_asked = next(waits, None), time.monotonic()
+        return self._suspected
 
     def _begin(self, job: ClaimedJob) -> None:
         work = Work(job, self._lanes[job.model])

@@ -4,6 +4,10 @@ import json
 import re
 from pathlib import Path
 
+from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine
+
+from web.malformed import ANSWERS, MAX_HEADER
+
 CONFIGURATION = (Path(__file__).parents[2] / "ops/nginx/nginx.conf.in").read_text()
 SAID = dict(re.findall(r"location = (/errors/\w+) \{\s+return \d+ '(.*)\\n';", CONFIGURATION))
 
@@ -15,6 +19,19 @@ def test_every_error_of_nginx_is_openais_error_object() -> None:
         error = json.loads(body)["error"]
         assert error.keys() == {"message", "type", "param", "code"}
         assert error["type"] in ("invalid_request_error", "server_error")
+
+
+def test_a_header_that_nginx_takes_is_taken_by_web() -> None:
+    (size,) = re.findall(r"large_client_header_buffers \d+ (\d+)k;", CONFIGURATION)
+    assert int(size) * 1024 == MAX_HEADER
+
+
+def test_what_is_too_long_is_told_the_same_by_nginx_and_by_web() -> None:
+    for place, kind in (("/errors/url", LimitRequestLine), ("/errors/header", LimitRequestHeaders)):
+        error = json.loads(SAID[place])["error"]
+        answer = ANSWERS[kind]
+        assert (error["code"], error["message"]) == (answer.code, answer.message)
+        assert f"return {answer.status[:3]} '{SAID[place]}" in CONFIGURATION
 
 
 def test_the_log_holds_no_header_and_no_query() -> None:

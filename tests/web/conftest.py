@@ -28,6 +28,8 @@ from web import create_app
 
 CONTEXT = 64
 VOCABULARY = 300
+WRITER = "c0ffee" * 10 + "beef"
+"""Digest of the weights with which the pretended worker writes; no model in the catalog has it."""
 TEMPLATE = (
     "{% for message in messages %}"
     "{% if message.role not in ('user', 'assistant', 'system') %}{{ raise_exception('who?') }}{% endif %}"
@@ -182,7 +184,8 @@ def rows(database: Database) -> int:
 def output(*texts: str, finish: str = "stop", prompt_tokens: int = 3) -> dict[str, Any]:
     """What a worker stores."""
     sequences = [{"text": text, "tokens": [1, 2], "finish_reason": finish} for text in texts]
-    return {"sequences": sequences, "prompt_tokens": prompt_tokens, "output_tokens": 2 * len(texts)}
+    counts = {"prompt_tokens": prompt_tokens, "output_tokens": 2 * len(texts)}
+    return {"sequences": sequences, **counts, "model_digest": WRITER}
 
 
 Perform = Callable[[ClaimedJob], Any]

@@ -44,6 +44,7 @@ def test_only_a_bearer_key_counts(app: Flask, key: str) -> None:
 def test_a_key_that_is_wrong_at_its_end_says_no_more_than_any_other(app: Flask, key: str) -> None:
     near, far = (Caller(app, wrong).get("/v1/models") for wrong in (key[:-1] + "~", "nonsense"))
     assert near.get_json() == far.get_json()
+    assert "whoever runs this server can make one" in near.get_json()["error"]["message"]
 
 
 def test_a_revoked_key_stops_within_five_seconds(app: Flask, key: str, offered: Database) -> None:

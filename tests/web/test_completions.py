@@ -7,7 +7,7 @@ import pytest
 from jobs.attempts import ClaimedJob
 from jobs.database import Database
 from jobs.errors import InvalidPrompt, JobError, ModelUnavailable, NumericalError
-from tests.web.conftest import Caller, FakeWorker, output, rows, the_error
+from tests.web.conftest import WRITER, Caller, FakeWorker, output, rows, the_error
 
 
 class Echo:
@@ -37,7 +37,7 @@ def test_a_completion_waits_and_leaves_nothing(caller: Caller, echo: Echo, offer
     choice = {"index": 0, "text": "text 0", "finish_reason": "length", "logprobs": None}
     assert body["choices"] == [choice]
     assert body["usage"] == {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-    assert body["system_fingerprint"].startswith("fp_")
+    assert body["system_fingerprint"] == f"fp_{WRITER[:12]}"  # not of what is offered by now
     assert echo.asked["sampling"]["max_tokens"] == 16
     assert rows(offered) == 0
 
@@ -57,6 +57,13 @@ def test_every_form_of_a_prompt(caller: Caller, echo: Echo, sent: dict[str, Any]
     answer = caller.post("/v1/completions", model="starter", n=2, **sent)
     assert echo.asked["prompts"] == prompts
     assert [choice["index"] for choice in answer.get_json()["choices"]] == list(range(2 * len(prompts)))
+
+
+def test_harmless_values_of_what_we_do_not_have_are_taken(caller: Caller, echo: Echo) -> None:
+    nothing = {"best_of": 1, "echo": False, "suffix": "", "logprobs": None, "presence_penalty": 0.0}
+    assert caller.post("/v1/completions", model="starter", prompt="a", **nothing).status_code == 200
+    absent = dict.fromkeys([*nothing, "stream_options", "logit_bias"])
+    assert caller.post("/v1/completions", model="starter", prompt="a", **absent).status_code == 200
 
 
 def test_the_limit_leaves_room_for_the_longest_prompt(caller: Caller, echo: Echo) -> None:

@@ -70,7 +70,7 @@ def test_a_frozen_redis_delays_nobody(beside_frozen_redis: Flask, key: str) -> N
         assert time.monotonic() - start < 1
     start = time.monotonic()
     assert caller.get("/readyz").get_json()["status"] == "degraded"
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 1  # a probe gives up after a second
 
 
 def test_without_redis_the_process_is_ready_but_degraded(

@@ -4,9 +4,10 @@ import pytest
 from flask import Flask
 from sqlalchemy import text
 
+from jobs import catalog
 from jobs.database import Database
 from jobs.settings import Settings
-from tests.web.conftest import Caller, opened, the_error
+from tests.web.conftest import Caller, opened, rows, the_error
 
 
 def test_the_models_are_listed_and_shown(caller: Caller) -> None:
@@ -51,6 +52,27 @@ def test_readiness_names_every_model(app: Flask) -> None:
             "starter": available,
         },
     }
+
+
+def test_a_model_that_is_being_loaded_is_awaited(settings: Settings, offered: Database, key: str) -> None:
+    with offered.transaction() as connection:
+        catalog.offer(connection, "another worker", [], {}, loading=["new", "starter"])
+    with opened(settings) as app:
+        caller = Caller(app, key)
+        for path, name in (("/v1/responses", "input"), ("/v1/completions", "prompt")):
+            answer = caller.post(path, model="new", **{name: "d"})
+            error = the_error(answer, 503, "model_loading")
+            assert (error["type"], error["param"]) == ("server_error", "model")
+            assert 1 <= int(answer.headers["Retry-After"]) <= 60
+        models = caller.get("/readyz").get_json()["models"]
+        assert models["new"] == {"status": "loading", "reason": "It is being loaded."}
+        assert models["starter"]["status"] == "available"  # a worker has it already
+        assert models["gpt2"]["status"] == "unavailable"
+        assert [model["id"] for model in caller.get("/v1/models").get_json()["data"]] == [
+            "org/chat",
+            "starter",
+        ]
+    assert rows(offered) == 0
 
 
 def test_without_a_worker_there_is_no_model(settings: Settings, offered: Database, key: str) -> None:

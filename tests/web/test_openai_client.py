@@ -84,6 +84,13 @@ def test_a_cancelled_response(client: OpenAI, worker: FakeWorker) -> None:
     assert client.responses.cancel(made.id).status == "cancelled"
 
 
+def test_what_is_not_there_yet_is_called_so(client: OpenAI) -> None:
+    made = client.responses.create(model="starter", input="def", background=True, include=[])
+    assert client.responses.retrieve(made.id, include=[]).id == made.id
+    with pytest.raises(openai.BadRequestError, match="not supported yet"):
+        client.responses.retrieve(made.id, include=["message.output_text.logprobs"])
+
+
 def test_completions(client: OpenAI, worker: FakeWorker) -> None:
     worker.start(lambda job: output("a", "b"))
     done = client.completions.create(model="starter", prompt="def", n=2, max_tokens=4, seed=1)

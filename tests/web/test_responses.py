@@ -117,7 +117,14 @@ def test_harmless_values_of_what_we_do_not_have_are_taken(caller: Caller) -> Non
         truncation="disabled",
         text={"format": {"type": "text"}},
         stream=False,
+        reasoning={},
+        presence_penalty=0,
+        frequency_penalty=0.0,
+        logit_bias={},
+        logprobs=None,
     )
+    made = submit(caller)
+    assert caller.get(f"/v1/responses/{made['id']}?include[]=&stream=false").status_code == 200
 
 
 def test_metadata_is_kept(caller: Caller) -> None:

@@ -21,10 +21,10 @@ export function readRequest() {
   const request = {
     model: field("model").value,
     input: field("prompt").value,
-    max_output_tokens: number("max-tokens") ?? 100,
+    max_output_tokens: wholeNumber("max-tokens") ?? 100,
     temperature: number("temperature") ?? 0.7,
   };
-  const topN = number("top-n");
+  const topN = wholeNumber("top-n");
   if (topN > 0) request.top_k = topN;
   return request;
 }
@@ -40,6 +40,12 @@ function number(id) {
   const input = field(id);
   if (input.validity.badInput) throw new FieldError(id, "This is not a number.");
   return input.value === "" ? undefined : input.valueAsNumber;
+}
+
+function wholeNumber(id) {
+  const value = number(id);
+  if (value % 1) throw new FieldError(id, "Send a whole number.");
+  return value;
 }
 
 /** The field that a request's `param` (perhaps a path, as in `input[0].content`) belongs to, if it is one of ours. */

@@ -113,7 +113,7 @@ async function generate() {
 }
 
 async function send() {
-  if (!api) throw new form.FieldError("key", "A key is needed: paste the one that “make up” printed.");
+  if (!api) throw new form.FieldError("key", "A key is needed: paste the one that the stack printed at its first start.");
   const asker = api;
   const request = form.readRequest();
   const job = await asker.generate(request);
