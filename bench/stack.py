@@ -46,6 +46,7 @@ class Bench:
     port: int
     empty_port: int
     key: str
+    source: str
 
     def load(self, kind: str, concurrency: int, requests: int, tokens: int = 1) -> Measured:
         """One run of the load generator."""
@@ -55,7 +56,8 @@ class Bench:
 
     def bare(self, sequences: int) -> float:
         """Tokens/s of the engine alone."""
-        printed = self._run("bench.bare", "--tokens", str(_TOKENS), "--sequences", str(sequences))
+        flags = {"--source": self.source, "--tokens": str(_TOKENS), "--sequences": str(sequences)}
+        printed = self._run("bench.bare", *(part for flag in flags.items() for part in flag))
         return float(json.loads(printed)["tokens_per_second"])
 
     def _run(self, module: str, *arguments: str) -> str:
@@ -74,17 +76,17 @@ class Bench:
 
 
 @contextmanager
-def running() -> Iterator[Bench]:
+def running(source: str = "models/starter") -> Iterator[Bench]:
     """Start both, in a folder of their own; stop them at the end."""
     port, empty_port = _free_port(), _free_port()
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
         own = {"VAR_DIR": folder, "PORT": str(port), "DATABASE_URL": "", "REDIS_URL": "", "ARTIFACTS_URL": ""}
-        environment = {**os.environ, **own, "LOG_LEVEL": "WARNING"}
+        environment = {**os.environ, **own, "LOG_LEVEL": "WARNING", "MODELS": f"starter={source}"}
         stack = _start(environment, ["-m", "stack.up"], Path(folder) / "up.log")
         peer = _start(environment, _empty_on_gunicorn(empty_port), None)
         try:
             _wait_for_a_model(port, stack)
-            bench = Bench(environment, port, empty_port, _run(environment, "stack.key").strip())
+            bench = Bench(environment, port, empty_port, _run(environment, "stack.key").strip(), source)
             bench.load("result", 1, 3)
             yield bench
         finally:
@@ -174,11 +176,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
-    with running() as bench:
-        accept(bench, rounds, 2000)
-        latency(bench, rounds, 300)
-        share(bench, rounds, 256)
+    parser.add_argument("--source", default="models/starter", help="the model, as in MODELS")
+    parser.add_argument("--sequences", type=int, default=256, help="generations of one round of share")
+    parser.add_argument("--only", choices=("accept", "latency", "share"))
+    asked = parser.parse_args()
+    with running(asked.source) as bench:
+        if asked.only in (None, "accept"):
+            accept(bench, asked.rounds, 2000)
+        if asked.only in (None, "latency"):
+            latency(bench, asked.rounds, 300)
+        if asked.only in (None, "share"):
+            share(bench, asked.rounds, asked.sequences)
 
 
 if __name__ == "__main__":

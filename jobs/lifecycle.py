@@ -230,6 +230,7 @@ def _claim(
         connection,
         State.RUNNING,
         jobs.c.id == due.c.id,
+        returning=(jobs.c.model, jobs.c.input, jobs.c.failures, jobs.c.crashes, jobs.c.turn, jobs.c.seq),
         attempt=jobs.c.attempt + 1,
         worker=worker,
         lease_until=_NOW + lease,
@@ -306,9 +307,13 @@ def _move(
     target: State,
     *where: ColumnElement[bool],
     code: ColumnElement[Any] | None = None,
+    returning: Sequence[ColumnElement[Any]] = (),
     **values: Any,
 ) -> list[Row[Any]]:
-    """Move every row that `where` names and the table of moves allows, and log each move beside it."""
+    """Move every row that `where` names and the table of moves allows, and log each move beside it.
+
+    The rows that moved come back with `returning` beside what the log needs: outputs are large.
+    """
     if target is not State.RUNNING:
         values |= {"lease_until": None}
     if target is State.CANCELLED:
@@ -319,7 +324,10 @@ def _move(
         update(jobs)
         .where(jobs.c.state.in_(states.sources(target)), *where)
         .values(state=target, **values)
-        .returning(*jobs.c, (code if code is not None else literal(None, Text)).label("code"))
+        .returning(
+            *(jobs.c.id, jobs.c.attempt, jobs.c.state, jobs.c.worker, *returning),
+            (code if code is not None else literal(None, Text)).label("code"),
+        )
         .cte("moved")
     )
     return list(connection.execute(select(moved).add_cte(_log_of(moved, moved.c.code))).all())

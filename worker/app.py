@@ -9,7 +9,6 @@ loader         models, one after the other; ends when all are loaded
 """
 
 import os
-import sys
 import threading
 from datetime import timedelta
 
@@ -28,8 +27,6 @@ from worker.intake import Intake
 from worker.lanes import Lanes
 
 log = structlog.get_logger(__name__)
-
-_SWITCH_SECONDS = 0.0005  # a thread that talks to SQL must not hold the engine up for Python's usual 5 ms
 
 
 class Worker:
@@ -91,7 +88,6 @@ def _end_process(crash: threading.ExceptHookArgs) -> None:
 def main() -> None:
     """Run until SIGTERM: load, serve, drain."""
     threading.excepthook = _end_process
-    sys.setswitchinterval(_SWITCH_SECONDS)
     config = settings.read()
     logs.configure("worker", config.log_level)
     torch.set_num_threads(config.threads)

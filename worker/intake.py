@@ -84,6 +84,8 @@ class Intake:
         self._awake = threading.Event()
         self._stopping = threading.Event()
         self._drained = threading.Event()
+        self._bell = threading.Event()  # rung since the last claim
+        self._more = True  # there may be work that nobody will ring for
         self._suspected: str | None = None
         self._suspect_asked = 0.0  # time.monotonic()
         self._deadline = 0.0  # of the drain, time.monotonic()
@@ -94,7 +96,8 @@ class Intake:
             return [*self._works, *(ending.claim for ending in self._endings)]
 
     def wake(self) -> None:
-        """Somebody rang, a slot is free, or a result is there."""
+        """Somebody rang: there is work to claim."""
+        self._bell.set()
         self._awake.set()
 
     def finish(self, sequence: Sequence) -> None:
@@ -108,14 +111,14 @@ class Intake:
                 self._end(work, sequence.error)
             elif work.unfinished == 0:
                 self._end(work, work.output())
-        self.wake()
+        self._awake.set()
 
     def fail(self, lane: Lane, error: BaseException) -> None:
         """The engine itself failed: every job in it ends with that."""
         with self._lock:
             for work in [work for work in self._works.values() if work.lane is lane]:
                 self._end(work, error)
-        self.wake()
+        self._awake.set()
 
     def drop(self, lost: Iterable[Claim]) -> None:
         """Somebody else owns these now: stop, and write nothing."""
@@ -131,15 +134,16 @@ class Intake:
             for claim in unwanted:
                 if work := self._works.get(claim):
                     self._end(work, work.output())  # the cancel that was asked for wins in `settle`
-        self.wake()
+        self._awake.set()
 
     def run(self) -> None:
         """Commit what ended, claim what fits, sleep until woken; after `stop`, drain."""
         while not self._stopping.is_set():
-            if self._turn() and any(lane.engine.free > 0 for lane in list(self._lanes.values())):
+            if self._turn() and self._is_worth_claiming():
                 self._claim()
-            self._awake.wait(_POLL_SECONDS * random.uniform(0.8, 1.2))
+            rung_or_ended = self._awake.wait(_POLL_SECONDS * random.uniform(0.8, 1.2))
             self._awake.clear()
+            self._more |= not rung_or_ended  # nobody said anything: look anyway
         self._drain()
         self._drained.set()
 
@@ -147,8 +151,15 @@ class Intake:
         """Claim no more, finish what ends within `drain`, hand the rest back uncharged."""
         self._deadline = time.monotonic() + drain.total_seconds()
         self._stopping.set()
-        self.wake()
+        self._awake.set()
         self._drained.wait(drain.total_seconds() + _COMMIT_SECONDS)
+
+    def _is_worth_claiming(self) -> bool:
+        """Whether there may be work and there is room; a result alone is no reason to ask for more."""
+        if self._bell.is_set():
+            self._bell.clear()  # before the claim: a bell that rings during it counts for the next
+            self._more = True
+        return self._more and any(lane.engine.free > 0 for lane in list(self._lanes.values()))
 
     def _drain(self) -> None:
         while self.claims() and time.monotonic() < self._deadline:
@@ -207,18 +218,25 @@ class Intake:
 
     def _claim_for_every_lane(self, connection: Connection) -> list[ClaimedJob]:
         queue, jobs = QueueName.GENERATE, list[ClaimedJob]()
+        self._more = False
         with self._lock:
             if any(work.job.suspect for work in self._works.values()):
+                self._more = True
                 return []
         lanes = dict(self._lanes)  # more may come while we ask
         if name := self._suspect(connection, lanes):
             # it may take the process down: let everybody else finish first
+            self._more = True
             if self.claims():
                 return []
             return lifecycle.claim_suspect(connection, queue, name, self._worker, self._lease)
         for name, lane in lanes.items():
-            if (free := lane.engine.free) > 0:
-                jobs += lifecycle.claim(connection, queue, name, self._worker, self._lease, free)
+            free = lane.engine.free
+            claimed = (
+                lifecycle.claim(connection, queue, name, self._worker, self._lease, free) if free else []
+            )
+            self._more |= len(claimed) == free
+            jobs += claimed
         return jobs
 
     def _suspect(self, connection: Connection, lanes: Mapping[str, Lane]) -> str | None:
@@ -242,7 +260,7 @@ class Intake:
         except Exception as error:  # noqa: BLE001  one job must not take its neighbours along
             with self._lock:
                 self._end(work, error)
-            self.wake()
+            self._awake.set()
 
     def _end(self, work: Work, outcome: Mapping[str, Any] | BaseException) -> None:
         self._remove(work)
