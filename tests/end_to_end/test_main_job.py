@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import redis
 from sqlalchemy import text
@@ -134,8 +135,15 @@ def test_each_process_that_dies_is_restarted_while_the_others_go_on(stack: Runni
         wait_for(lambda name=name, old=before[name]: stack.pid(name) not in {0, old}, seconds=30)  # type: ignore[misc]
         after = {other: stack.pid(other) for other in names}
         assert {other for other in names if after[other] != before[other]} == {name}
+    wait_for(lambda: _serves(stack.pid("web")), seconds=60)
     wait_for(lambda: _ready(stack), seconds=60)
     assert stack.end(stack.submit(max_output_tokens=4))["status"] == "incomplete"
+
+
+def _serves(master: int) -> bool:
+    """Whether this gunicorn has the port: the last worker of a killed one may keep it for a moment."""
+    children = Path(f"/proc/{master}/task/{master}/children")
+    return bool(master and children.exists() and children.read_text().strip())
 
 
 def _ready(stack: RunningStack) -> bool:
