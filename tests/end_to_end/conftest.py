@@ -91,7 +91,6 @@ def start_stack(var_dir: Path, **environment: str) -> RunningStack:
         "VAR_DIR": str(var_dir),
         "PORT": str(free_port()),
         "SLOTS": "8",
-        "MODELS": "starter=/tmp/tiny",
         **environment,
     }
     clean = {k: v for k, v in os.environ.items() if k.lower() not in Settings.model_fields}
