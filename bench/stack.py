@@ -14,7 +14,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,9 +25,10 @@ from bench.client import Load, Measured
 from jobs.settings import Settings
 from stack import ROOT
 from stack.processes import supervisor
-from stack.up import read_json
+from stack.up import available, wait_for_models
 
 _TOKENS = 128
+_START_SECONDS = 300
 
 
 def empty() -> Flask:
@@ -96,12 +96,9 @@ def running(source: str = "models/starter") -> Iterator[Bench]:
 
 
 def _wait_for_a_model(port: int, stack: "subprocess.Popen[bytes]") -> None:
-    while stack.poll() is None:
-        models = (read_json(f"http://127.0.0.1:{port}/readyz") or {}).get("models", {})
-        if any(model["status"] == "available" for model in models.values()):
-            return
-        time.sleep(0.1)
-    raise SystemExit("the stack did not start")
+    ready = wait_for_models(f"http://127.0.0.1:{port}", _START_SECONDS, lambda: stack.poll() is None)
+    if ready is None or not available(ready):
+        raise SystemExit("the stack did not start")
 
 
 def _empty_on_gunicorn(port: int) -> list[str]:

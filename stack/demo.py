@@ -18,7 +18,7 @@ from typing import Any
 from jobs import settings
 from jobs.errors import BadSetting
 from jobs.settings import Settings
-from stack.up import address, read_json
+from stack.up import address, available, wait_for_models
 
 JOBS = 32
 _LENGTHS = (16, 32, 48, 64, 96, 128, 160, 192)  # tokens
@@ -137,19 +137,12 @@ def _environment(folder: Path) -> dict[str, str]:
 
 def _wait_until_up(stack: "subprocess.Popen[str]", config: Settings) -> str:
     """Wait until no model is being loaded any more; return the first that is there."""
-    deadline = time.monotonic() + _START_SECONDS
-    while stack.poll() is None and time.monotonic() < deadline:
-        ready = read_json(f"{address(config)}/readyz")
-        states: dict[str, str] = {
-            name: state["status"] for name, state in (ready or {}).get("models", {}).items()
-        }
-        if states and "loading" not in states.values():
-            available = [name for name, status in states.items() if status == "available"]
-            if not available:
-                raise DemoFailed(f"no model is available: {ready}")
-            return available[0]
-        time.sleep(0.1)
-    raise DemoFailed("the stack did not start")
+    ready = wait_for_models(address(config), _START_SECONDS, lambda: stack.poll() is None)
+    if ready is None:
+        raise DemoFailed("the stack did not start")
+    if not (names := available(ready)):
+        raise DemoFailed(f"no model is available: {ready}")
+    return names[0]
 
 
 def _demo(folder: Path) -> None:

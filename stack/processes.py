@@ -105,11 +105,9 @@ def _celery(python: str, module: str, queue: QueueName) -> list[str]:
 
 def _program(process: Process, log: Path) -> dict[str, object]:
     # A process whose supervisor was killed stops by itself, so nothing is ever left behind.
-    tethered = ["setpriv", "--pdeathsig", process.stop_signal, *process.command]
-    if process.command[0] == "setpriv":
-        tethered = ["setpriv", "--pdeathsig", process.stop_signal, *process.command[1:]]
+    inner = process.command[1:] if process.command[0] == "setpriv" else process.command
     return {
-        "command": shlex.join(tethered),
+        "command": shlex.join(["setpriv", "--pdeathsig", process.stop_signal, *inner]),
         "autostart": str(process.at_once).lower(),
         "autorestart": "true",
         "startsecs": 1,

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -54,9 +54,8 @@ class Stack:
             database.wait_until_up(30, self.alive)
             key = migrate(self.config.database)
             with database.transaction() as connection:
-                catalog.withdraw(
-                    connection, self.config.worker
-                )  # of an earlier start, maybe with other models
+                # of an earlier start, maybe with other models
+                catalog.withdraw(connection, self.config.worker)
         except DatabaseUnavailable as error:
             raise BadSetting(f"The database cannot be reached: {error}") from None
         database.close()
@@ -79,13 +78,7 @@ class Stack:
         Raises:
             BadSetting: web does not answer.
         """
-        deadline, ready = time.monotonic() + _START_SECONDS, None
-        while time.monotonic() < deadline and self.alive():
-            ready = read_json(f"{address(self.config)}/readyz")
-            models = (ready or {}).get("models", {}).values()
-            if models and all(model["status"] != "loading" for model in models):
-                break
-            time.sleep(0.1)
+        ready = wait_for_models(address(self.config), _START_SECONDS, self.alive)
         if ready is None:
             raise BadSetting(f"The stack did not get ready; {self.config.var_dir / 'log'} has its logs.")
         return ready
@@ -127,6 +120,23 @@ def address(config: Settings) -> str:
     """The stack's URL for a client on this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
     return f"http://[{host}]:{config.port}" if ":" in host else f"http://{host}:{config.port}"
+
+
+def wait_for_models(url: str, seconds: float, worth_waiting: Callable[[], bool]) -> dict[str, Any] | None:
+    """What /readyz says once no model is being loaded any more, or after `seconds`; None if nothing."""
+    deadline, ready = time.monotonic() + seconds, None
+    while time.monotonic() < deadline and worth_waiting():
+        ready = read_json(f"{url}/readyz")
+        models = (ready or {}).get("models", {}).values()
+        if models and all(model["status"] != "loading" for model in models):
+            break
+        time.sleep(0.1)
+    return ready
+
+
+def available(ready: dict[str, Any]) -> list[str]:
+    """The names of the models that can serve, of what /readyz says."""
+    return [name for name, model in ready["models"].items() if model["status"] == "available"]
 
 
 def read_json(url: str) -> dict[str, Any] | None:
@@ -184,8 +194,7 @@ def check_port(config: Settings) -> None:
 
 def _greeting(config: Settings, ready: dict[str, Any], key: str | None) -> str:
     url, models = address(config), ready["models"]
-    available = [name for name, state in models.items() if state["status"] == "available"]
-    body = {"model": (available or ["starter"])[0], "input": "\ndef main(", "max_output_tokens": 64}
+    body = {"model": (available(ready) or ["starter"])[0], "input": "\ndef main(", "max_output_tokens": 64}
     shown = f"'Authorization: Bearer {key}'" if key else '"Authorization: Bearer $KEY"'
     return "\n".join(
         [

@@ -138,7 +138,7 @@ def test_nothing_is_left_when_the_starter_is_killed(tmp_path: Path) -> None:
     group = [stack.pid(name) for name in PROGRAMS]
     stack.process.send_signal(signal.SIGKILL)
     stack.process.communicate()
-    wait_for(lambda: not [pid for pid in group if Path(f"/proc/{pid}").exists()], seconds=15)
+    assert wait_for(lambda: not [pid for pid in group if Path(f"/proc/{pid}").exists()], seconds=15)
 
 
 def test_a_revoked_key_is_refused(stack: RunningStack) -> None:
