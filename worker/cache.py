@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from worker.scheduler import Chunk, Rows
+from worker.rows import Chunk, Rows
 
 # A row must have the same bits whatever its neighbours' lengths and wherever its prompt was cut. So lengths
 # are rounded up, and sums over more positions than a matrix product adds in one go are cut at fixed places.

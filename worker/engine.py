@@ -10,8 +10,9 @@ from torch import Tensor
 
 from jobs.errors import InvalidPrompt, JobError, NumericalError, OutOfMemory
 from jobs.inputs import Sampling
-from worker.sampling import Choices, Draw, sample
-from worker.scheduler import Rows, Scheduler
+from worker.decoding.sampling import Choices, Draw, sample
+from worker.rows import Rows
+from worker.scheduler import Scheduler
 from worker.sequence import Sequence
 from worker.stopping import Stopping
 
@@ -27,7 +28,7 @@ class Model(Protocol):
         """Make room for the K/V of so many sequences; all that was kept before is gone."""
 
     def forward(self, rows: Rows) -> Tensor:
-        """Logits [due, vocab] of the rows that end a sequence's turn; K/V of all rows stay in their slots."""
+        """Logits [wanted, vocab] in fp32 of the wanted rows; K/V of all rows stay in their slots."""
 
     def clear(self, slot: int) -> None:
         """Forget a slot whose numbers were not finite, or may not have been."""
@@ -93,12 +94,12 @@ class Engine:
         """
         self._hear()
         self._scheduler.admit()
-        rows = self._scheduler.gather(self.token_budget)  # next tokens first, then prompt chunks
+        turn = self._scheduler.gather(self.token_budget)  # next tokens first, then prompt chunks
         finished: list[Sequence] = []
-        if rows.tokens:
+        if turn.rows.tokens:
             try:
-                logits = self.model.forward(rows)
-                finished = self._extend(rows.due, self._sample(logits, rows.due)) if rows.due else []
+                logits = self.model.forward(turn.rows)
+                finished = self._extend(turn.due, self._sample(logits, turn.due)) if turn.due else []
             except torch.OutOfMemoryError:
                 finished = self._fail(
                     list(self._scheduler.running), OutOfMemory("The device had no room for the batch.")

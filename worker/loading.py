@@ -21,8 +21,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 
 from jobs.errors import ModelUnavailable
+from worker.linears import Method, choose_method
 from worker.model import GPT2, Architecture, Network
-from worker.quantize import Method, choose_method
 
 FETCHED = [
     "config.json", "generation_config.json", "model.safetensors", "model-*.safetensors",

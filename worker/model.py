@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import embedding, gelu, layer_norm, mish, relu, sigmoid, silu
 
 from worker.cache import Cache, Plan
-from worker.quantize import Linear, Method, float_type, quantized
-from worker.scheduler import Rows
+from worker.linears import Linear, Method, float_type, quantized
+from worker.rows import Rows
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": lambda x: gelu(x, approximate="tanh"),
@@ -181,16 +181,16 @@ class GPT2:
 
     @torch.inference_mode()
     def forward(self, rows: Rows) -> Tensor:
-        """Logits [due, vocab] in fp32 of the rows that end a sequence's turn; K/V of all rows are kept."""
+        """Logits [wanted, vocab] in fp32 of the wanted rows; K/V of all rows are kept."""
         network, plan = self.network, self._cache.plan(rows)
         tokens = torch.tensor(rows.tokens, device=network.device)
         positions = torch.tensor(rows.positions, device=network.device)
         x = embedding(tokens, network.tokens).float() + embedding(positions, network.positions).float()
         for layer, block in enumerate(network.blocks):
             x = block.forward(x, partial(self._attend, plan, layer))
-        if not rows.due_rows:  # all were the middle of prompts
+        if not rows.wanted:  # all were the middle of prompts
             return x.new_empty(0, self.vocab_size)
-        return network.head(network.last_norm(x[rows.due_rows]))
+        return network.head(network.last_norm(x[rows.wanted]))
 
     def _attend(self, plan: Plan, layer: int, query_key_value: Tensor) -> Tensor:
         architecture = self.network.architecture

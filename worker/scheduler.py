@@ -5,30 +5,16 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from worker.rows import Chunk, Rows
 from worker.sequence import Sequence
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Consecutive prompt rows of one slot: `count` rows from `row` on, at positions from `start` on."""
-
-    slot: int
-    row: int
-    start: int
-    count: int
-
-
 @dataclass
-class Rows:
-    """One pass, flat: everyone's next token first, in the order of their slots, then the prompt chunks."""
+class Turn:
+    """Whose rows make a pass, and who gets a token out of it, in the order of `rows.wanted`."""
 
-    tokens: list[int] = field(default_factory=list)
-    slots: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    decodes: int = 0  # how many rows are next tokens
-    chunks: list[Chunk] = field(default_factory=list)
-    due: list[Sequence] = field(default_factory=list)  # who gets a token out of this pass
-    due_rows: list[int] = field(default_factory=list)  # at which row
+    rows: Rows = field(default_factory=Rows)
+    due: list[Sequence] = field(default_factory=list)
 
 
 class Scheduler:
@@ -58,34 +44,35 @@ class Scheduler:
             self.waiting.remove(sequence)
         return slot
 
-    def gather(self, budget: int) -> Rows:
+    def gather(self, budget: int) -> Turn:
         """The rows of the next pass, at most `budget`, which is larger than the number of slots."""
-        rows = Rows()
-        prefilling = self._add_next_tokens(rows)
+        turn = Turn()
+        prefilling = self._add_next_tokens(turn)
         for sequence in prefilling:
-            room = budget - len(rows.tokens)
+            room = budget - len(turn.rows.tokens)
             if room <= 0:
                 break
-            _add_chunk(rows, sequence, self.running[sequence], room)
-        return rows
+            _add_chunk(turn, sequence, self.running[sequence], room)
+        return turn
 
-    def _add_next_tokens(self, rows: Rows) -> list[Sequence]:
+    def _add_next_tokens(self, turn: Turn) -> list[Sequence]:
         """Add a row for each sequence that has said something; returns the others."""
         decoding = sorted((slot, sequence) for sequence, slot in self.running.items() if sequence.tokens)
+        rows = turn.rows
         for slot, sequence in decoding:
             rows.tokens.append(sequence.tokens[-1])
             rows.slots.append(slot)
             rows.positions.append(sequence.cached)
-            rows.due.append(sequence)
+            turn.due.append(sequence)
             sequence.cached += 1
         rows.decodes = len(decoding)
-        rows.due_rows.extend(range(rows.decodes))
+        rows.wanted.extend(range(rows.decodes))
         return [sequence for sequence in self.running if not sequence.tokens]
 
 
-def _add_chunk(rows: Rows, sequence: Sequence, slot: int, room: int) -> None:
+def _add_chunk(turn: Turn, sequence: Sequence, slot: int, room: int) -> None:
     """Add as much of a prompt as there is room for; its last row is due for the first token."""
-    start = sequence.cached
+    rows, start = turn.rows, sequence.cached
     end = min(len(sequence.prompt), start + room)
     rows.chunks.append(Chunk(slot, row=len(rows.tokens), start=start, count=end - start))
     rows.tokens.extend(sequence.prompt[start:end])
@@ -93,5 +80,5 @@ def _add_chunk(rows: Rows, sequence: Sequence, slot: int, room: int) -> None:
     rows.positions.extend(range(start, end))
     sequence.cached = end
     if end == len(sequence.prompt):
-        rows.due.append(sequence)
-        rows.due_rows.append(len(rows.tokens) - 1)
+        turn.due.append(sequence)
+        rows.wanted.append(len(rows.tokens) - 1)

@@ -11,8 +11,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from jobs.inputs import Sampling
 from worker.engine import Engine
+from worker.linears import Method
 from worker.model import GPT2, Architecture, Network
-from worker.quantize import Method
 from worker.sequence import Sequence
 
 VOCAB, CONTEXT, EOS = 300, 256, 0

@@ -11,7 +11,7 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 
 from jobs.inputs import MAX_SEED, Sampling
 from worker import sampling as product
-from worker.sampling import Choices, keep_top_k, keep_top_p, sample, streams, uniforms
+from worker.decoding.sampling import Choices, keep_top_k, keep_top_p, sample, streams, uniforms
 
 EOS = 0
 

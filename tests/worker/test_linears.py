@@ -12,7 +12,7 @@ from transformers import GPT2LMHeadModel
 
 from jobs.errors import ModelUnavailable
 from tests.worker.conftest import ours
-from worker.quantize import FloatLinear, Int8Linear, choose_method, quantized
+from worker.linears import FloatLinear, Int8Linear, choose_method, quantized
 
 numbers = torch.Generator().manual_seed(0)
 
@@ -87,7 +87,7 @@ def test_a_row_of_zeros_gives_the_bias() -> None:
 
 WITHOUT_VNNI = """
 import torch
-from worker.quantize import Int8Linear
+from worker.linears import Int8Linear
 Int8Linear.reach = 63
 x, weight = torch.full((1, 512), 63.0), torch.full((32, 512), 127.0)
 assert torch.equal(Int8Linear(weight, None)(x), x @ weight.t())
