@@ -66,6 +66,12 @@ class NotFound(ApiError):
     status, type = 404, "invalid_request_error"
 
 
+class Conflict(ApiError):
+    """What is asked for does not go with how things are."""
+
+    status, type = 409, "invalid_request_error"
+
+
 class UnsupportedEncoding(ApiError):
     """A compressed body."""
 

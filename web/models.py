@@ -34,6 +34,7 @@ def _object(version: ModelVersion, offer: Offer) -> dict[str, Any]:
         "object": "model",
         "created": int(offer.since.timestamp()),
         "owned_by": "penstock",
+        "digest": version.digest,
         "context": version.context,
         "quantization": version.quantization,
         "parameters": version.parameters,

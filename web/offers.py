@@ -40,6 +40,14 @@ class Offers:
         """
         return _version(name, self.all())
 
+    def tokenizer(self, name: str, digest: str) -> str:
+        """The artifact with the tokenizer of a version that wrote something, offered still or not."""
+        with self._database.transaction() as connection:
+            found = catalog.tokenizer(connection, name, digest)
+        if found is None:
+            raise LookupError(f"no version of {name} has the digest {digest}")
+        return found
+
 
 def _version(name: str, offers: Mapping[str, Offer]) -> ModelVersion:
     offer = offers.get(name)

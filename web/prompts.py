@@ -8,13 +8,13 @@ from typing import NoReturn
 
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders
 
 from jobs.artifacts import ArtifactStore
 from jobs.catalog import ModelVersion
 from jobs.inputs import Prompt
 from web.errors import BadRequest
-from web.requests import InputMessage
+from web.response_request import InputMessage
 
 _KEPT = 64  # tokenizers in memory, a few megabytes each
 
@@ -56,6 +56,23 @@ class Tokenizers:
         """The end-of-text token as text."""
         return self._load(model.tokenizer).tokenizer.id_to_token(model.eos_token_id) or ""
 
+    def spellings(self, model: ModelVersion, words: Sequence[str]) -> list[tuple[int, ...]]:
+        """The token ids of words, each as it is and after a space: a tokenizer reads these differently."""
+        tokenizer = self._load(model.tokenizer).tokenizer
+        spelled = [spelling for word in words for spelling in (word, f" {word}")]
+        found = tokenizer.encode_batch_fast(spelled, add_special_tokens=False) if spelled else []
+        return sorted({tuple(encoding.ids) for encoding in found if encoding.ids})
+
+    def text(self, tokenizer: str, tokens: Sequence[int]) -> str:
+        """What tokens say together; `tokenizer` names the artifact."""
+        said: str = self._load(tokenizer).tokenizer.decode(list(tokens), skip_special_tokens=False)
+        return said
+
+    def pieces(self, tokenizer: str, tokens: Sequence[int]) -> list[bytes]:
+        """The bytes of each token; several may be needed for one character."""
+        loaded = self._load(tokenizer).tokenizer
+        return [_bytes(loaded, token) for token in tokens]
+
     def _load(self, name: str) -> _Loaded:
         loaded = self._loaded.get(name)
         if loaded is None:
@@ -70,6 +87,29 @@ class Tokenizers:
         loaded = _Loaded(tokenizer, longest=max(len(token) for token in tokenizer.get_vocab()))
         self._loaded[name] = loaded
         return loaded
+
+
+def _bytes(tokenizer: Tokenizer, token: int) -> bytes:
+    written = tokenizer.id_to_token(token)
+    if written is None:  # the vocabulary of the weights may be padded
+        return b""
+    if isinstance(tokenizer.decoder, decoders.ByteLevel) and all(sign in _BYTES for sign in written):
+        return bytes(_BYTES[sign] for sign in written)
+    return str(tokenizer.decode([token], skip_special_tokens=False)).encode()
+
+
+def _byte_signs() -> dict[str, int]:
+    """The character that stands for each byte in a byte-level vocabulary (source: GPT-2's encoder)."""
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTES = _byte_signs()
 
 
 def _refuse_unknown_tokens(model: ModelVersion, tokens: Sequence[int], param: str) -> None:

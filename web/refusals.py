@@ -83,7 +83,7 @@ def _plain(param: str, kind: str, context: dict[str, Any], found: ErrorDetails) 
         case "extra_forbidden":
             return unknown(param, ())
         case "literal_error":
-            said = f"Invalid value for '{param}': {_shown(found['input'])}."
+            said = f"Invalid value for '{param}': {shown(found['input'])}."
             return Refusal(f"{said} Send {context['expected']}.", param, "invalid_value")
         case "string_too_short":
             return Refusal(f"'{param}' is empty. Send at least one character.", param, "empty_string")
@@ -107,7 +107,7 @@ def _out_of_range(param: str, kind: str, context: dict[str, Any], got: object) -
     bound = f"{context[key]:g}" if number == "decimal" else str(context[key])
     where = "below minimum" if sign.startswith(">") else "above maximum"
     said = f"Invalid '{param}': {number} {where} value. Expected a value {sign} {bound}"
-    return Refusal(f"{said}, but got {_shown(got)} instead.", param, f"{number}_{code}")
+    return Refusal(f"{said}, but got {shown(got)} instead.", param, f"{number}_{code}")
 
 
 def _path(location: Sequence[str | int]) -> str:
@@ -124,7 +124,8 @@ def _kind(value: object) -> str:
     return "null" if value is None else _KINDS.get(type(value), "an object")
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value as a message repeats it."""
     return _cut(repr(value)) if isinstance(value, str | int | float) else _kind(value)
 
 

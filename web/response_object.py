@@ -1,6 +1,6 @@
 """A job as OpenAI's Response object: the one place where our states become its statuses."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -8,9 +8,27 @@ from jobs.errors import InvalidPrompt
 from jobs.inputs import Sampling
 from jobs.records import JobRecord
 from jobs.states import State
-from web.requests import ResponseRequest
+from web.response_request import ResponseRequest
 
 _FINISHED = {State.SUCCEEDED: "completed", State.FAILED: "failed", State.CANCELLED: "cancelled"}
+_OURS = {
+    "seed",
+    "min_tokens",
+    "ignore_eos",
+    "stop_token_ids",
+    "logit_bias",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "top_k",
+    "min_p",
+    "typical_p",
+    "num_beams",
+    "length_penalty",
+    "early_stopping",
+}
+"""Parameters of sampling that a response shows beside OpenAI's."""
 _POLL_MS = (250, 5000)  # shortest and longest pause that we advise
 
 
@@ -29,17 +47,16 @@ def echo(request: ResponseRequest, sampling: Sampling) -> dict[str, Any]:
         "tool_choice": request.tool_choice,
         "top_p": sampling.top_p,
         "user": request.user,
+        "top_logprobs": request.top_logprobs,
         # ours
-        "ignore_eos": sampling.ignore_eos,
-        "min_tokens": sampling.min_tokens,
-        "seed": sampling.seed,
         "stop": list(sampling.stop),
-        "top_k": sampling.top_k,
+        "bad_words": request.bad_words,  # as they were sent, not as tokens
+        **sampling.model_dump(mode="json", include=_OURS),
     }
 
 
-def response_object(record: JobRecord) -> dict[str, Any]:
-    """The Response of a job."""
+def response_object(record: JobRecord, logprobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The Response of a job; `logprobs` is empty, or has one object for each token of its text."""
     status = _status(record)
     return {
         "id": record.id,
@@ -50,7 +67,7 @@ def response_object(record: JobRecord) -> dict[str, Any]:
         "error": _error(record),
         "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
         "model": record.model,
-        "output": _output(record, status),
+        "output": _output(record, status, logprobs),
         "usage": _usage(record.output),
         **record.request,
         # what we do not have, as OpenAI says it
@@ -60,11 +77,12 @@ def response_object(record: JobRecord) -> dict[str, Any]:
         "service_tier": "default",
         "text": {"format": {"type": "text"}},
         "tools": [],
-        "top_logprobs": 0,
         "truncation": "disabled",
         # ours
         "attempt": record.attempt,
         "queue_position": record.queue_position,
+        "receipt": (record.output or {}).get("receipt"),
+        "verification": (record.output or {}).get("verification"),
         **_times(record),
     }
 
@@ -101,16 +119,17 @@ def _error(record: JobRecord) -> dict[str, str] | None:
     return {"code": known, "message": record.error["message"], "reason": code}
 
 
-def _output(record: JobRecord, status: str) -> list[dict[str, Any]]:
+def _output(record: JobRecord, status: str, logprobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     text = _sequence(record.output).get("text", "")
     if record.output is None or (not text and status != "completed"):
         return []
+    content = {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
     message = {
         "id": record.id.replace("resp_", "msg_"),
         "type": "message",
         "role": "assistant",
         "status": "completed" if status == "completed" else "incomplete",
-        "content": [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}],
+        "content": [content],
     }
     return [message]
 
@@ -128,7 +147,7 @@ def _usage(output: Mapping[str, Any] | None) -> dict[str, Any] | None:
     read, written = output["prompt_tokens"], output["output_tokens"]
     return {
         "input_tokens": read,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "input_tokens_details": {"cached_tokens": output.get("cached_tokens", 0), "cache_write_tokens": 0},
         "output_tokens": written,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": read + written,

@@ -19,15 +19,17 @@ from web import prompts, query, sampling, synchronous
 from web.auth import owner_id
 from web.backend import Backend, backend
 from web.body import json_object
-from web.errors import BadRequest, NotFound
-from web.requests import DEFAULT_OUTPUT_TOKENS, ResponseRequest
+from web.errors import BadRequest, Conflict, NotFound
+from web.logprobs import of_text
 from web.response_object import echo, poll_after_ms, response_object
+from web.response_request import DEFAULT_OUTPUT_TOKENS, ResponseRequest
 
 blueprint = Blueprint("responses", __name__)
 
 KIND = "response"
 
 _ID = re.compile(r"resp_[0-9a-f]{32}")
+LOGPROBS = "message.output_text.logprobs"  # shown always where they were asked for
 _CANCEL_WAIT = 2.0  # seconds; a worker that lives drops a cancelled job sooner
 
 
@@ -71,6 +73,14 @@ def cancel(response_id: str) -> Response:
     return _answer(_mine(record.id))
 
 
+@blueprint.post("/v1/responses/<response_id>/verify")
+def verify(response_id: str) -> Response:
+    """Run a response once more, as a job whose `verification` says whether the tokens are the same."""
+    query.parse(query.Query)
+    record = _mine(response_id)
+    return _answer(enqueue(backend().database, backend().signals, _replay(backend(), record)))
+
+
 @blueprint.delete("/v1/responses/<response_id>")
 def delete(response_id: str) -> Response:
     """Remove a response from its owner's sight at once; one that has not ended is cancelled first."""
@@ -96,7 +106,7 @@ def index() -> Response:
         found, more = records.page(
             connection, owner_id(), KIND, asked.after, asked.limit, asked.order == "desc"
         )
-    data = [response_object(record) for record in found]
+    data = [_object(record) for record in found]
     first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
     return jsonify(object="list", data=data, first_id=first, last_id=last, has_more=more)
 
@@ -105,8 +115,8 @@ class ShowQuery(query.Query):
     """`GET /v1/responses/{id}`."""
 
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "include": ("",),
-        "include[]": ("",),
+        "include": ("", LOGPROBS),
+        "include[]": ("", LOGPROBS),
         "include_obfuscation": ("true", "false"),
         "starting_after": (),
         "stream": ("false",),
@@ -137,7 +147,13 @@ def _new_job(backend: Backend, asked: ResponseRequest) -> NewJob:
     model = backend.offers.require(asked.model)
     prompt = prompts.conversation(backend.tokenizers, model, asked.input, asked.instructions)
     room = model.context - backend.tokenizers.count(model, prompt, "input")
-    chosen = sampling.decide(asked, limit, DEFAULT_OUTPUT_TOKENS, room, limit_name)
+    most = sampling.limit_of(asked, limit, DEFAULT_OUTPUT_TOKENS, room, limit_name)
+    if asked.num_beams > 1 and asked.logprobs is not None:
+        said = "Log-probabilities do not go with beam search. Leave one of the two out."
+        raise BadRequest(
+            said, param="top_logprobs" if asked.top_logprobs else "include", code="unsupported_value"
+        )
+    chosen = sampling.decide(asked, model, backend.tokenizers, most, asked.logprobs)
     work = GenerationInput(prompts=(prompt,), sampling=chosen)
     return NewJob(
         id=f"resp_{secrets.token_hex(16)}",
@@ -149,6 +165,39 @@ def _new_job(backend: Backend, asked: ResponseRequest) -> NewJob:
         request=echo(asked, chosen),
         input=work.model_dump(mode="json"),
         stored=asked.store,
+    )
+
+
+def _replay(backend: Backend, record: JobRecord) -> NewJob:
+    """The job that says everything again.
+
+    Raises:
+        BadRequest: it has not ended with an answer.
+        Conflict: the weights that wrote it are not there any more.
+        NotFound: the model is not.
+    """
+    if record.state is not State.SUCCEEDED or record.output is None:
+        said = f"A response can be verified once it has its whole answer; this one is {record.state}."
+        raise BadRequest(f"{said} Wait for its end, or create it again.", param="id", code="not_verifiable")
+    model, wrote = backend.offers.require(record.model), record.output["model_digest"]
+    if model.digest != wrote:
+        raise Conflict(
+            f"The model '{record.model}' has other weights now ({model.digest[:12]}) than those that wrote "
+            f"this response ({wrote[:12]}). Offer those again to verify it.",
+            param="id",
+            code="model_changed",
+        )
+    tokens = [sequence["tokens"] for sequence in record.output["sequences"]]
+    replay = {"of": record.id, "tokens": tokens, "receipt": record.output["receipt"]}
+    return NewJob(
+        id=f"resp_{secrets.token_hex(16)}",
+        owner_id=owner_id(),
+        kind=KIND,
+        queue=QueueName.GENERATE,
+        model=record.model,
+        behind=STANDARD,
+        request=record.request | {"background": True, "store": True},
+        input=record.input | {"replay": replay},
     )
 
 
@@ -187,9 +236,17 @@ def _wait(job_id: str, seconds: float) -> None:
             backend().waiting.wait(job_id, seconds)
 
 
+def _object(record: JobRecord) -> dict[str, Any]:
+    output = record.output or {}
+    stored = (output.get("sequences") or [{}])[0].get("logprobs")
+    if not stored:
+        return response_object(record, [])
+    tokenizer = backend().offers.tokenizer(record.model, output["model_digest"])
+    return response_object(record, of_text(backend().tokenizers, tokenizer, stored))
+
+
 def _answer(record: JobRecord) -> Response:
-    answer: dict[str, Any] = response_object(record)
-    response = jsonify(answer)
+    response = jsonify(_object(record))
     pause = poll_after_ms(record)
     if pause is not None:
         response.headers["openai-poll-after-ms"] = str(pause)

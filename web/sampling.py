@@ -2,17 +2,64 @@
 
 import secrets
 
+from jobs.catalog import ModelVersion
 from jobs.inputs import Sampling
 from web.errors import BadRequest
+from web.prompts import Tokenizers
 from web.requests import SampledRequest
 
 _SEED_BITS = 32  # of a seed that we draw: any client's language holds it exactly
+_OF_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+_OF_BEAMS = ("length_penalty", "early_stopping")
 
 
 def decide(
-    request: SampledRequest, asked: int | None, default: int, room: int, name: str = "max_tokens"
+    request: SampledRequest,
+    model: ModelVersion,
+    tokenizers: Tokenizers,
+    limit: int,
+    logprobs: int | None = None,
 ) -> Sampling:
-    """The sampling of a request whose context leaves `room` tokens for output.
+    """The sampling of a request that may generate `limit` tokens (see `limit_of`).
+
+    Raises:
+        BadRequest: parameters that contradict each other or do not fit the model.
+    """
+    beams = request.num_beams > 1
+    if beams:
+        _check_beams(request, model)
+    else:
+        _refuse_given(request, _OF_BEAMS, "is of beam search only. Send 'num_beams' too, or leave it out.")
+    _check_tokens(request, model)
+    return Sampling(
+        max_tokens=limit,
+        min_tokens=request.min_tokens,
+        seed=request.seed if request.seed is not None else secrets.randbits(_SEED_BITS),
+        logit_bias={int(token): bias for token, bias in request.logit_bias.items()},
+        repetition_penalty=request.repetition_penalty,
+        presence_penalty=request.presence_penalty,
+        frequency_penalty=request.frequency_penalty,
+        no_repeat_ngram_size=request.no_repeat_ngram_size,
+        bad_words=tuple(tokenizers.spellings(model, request.bad_words)),
+        temperature=0.0 if beams else request.temperature,
+        top_k=request.top_k,
+        top_p=request.top_p,
+        min_p=request.min_p,
+        typical_p=request.typical_p,
+        num_beams=request.num_beams,
+        length_penalty=request.length_penalty,
+        early_stopping=request.early_stopping,
+        stop=tuple(request.stop),
+        stop_token_ids=tuple(request.stop_token_ids),
+        ignore_eos=request.ignore_eos,
+        logprobs=logprobs,
+    )
+
+
+def limit_of(
+    request: SampledRequest, asked: int | None, default: int, room: int, name: str = "max_tokens"
+) -> int:
+    """How many tokens a request may generate whose context leaves `room` for output.
 
     `asked` is the limit that the caller gave under `name`, if any; the default is cut to the room.
 
@@ -27,13 +74,38 @@ def decide(
         said = f"'min_tokens' is {request.min_tokens}, but at most {limit} tokens are generated."
         hint = f"Send at most {limit}, or a larger '{name}'." if limit < room else f"Send at most {limit}."
         raise BadRequest(f"{said} {hint}", param="min_tokens", code="integer_above_max_value")
-    return Sampling(
-        max_tokens=limit,
-        min_tokens=request.min_tokens,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        top_k=request.top_k,
-        seed=request.seed if request.seed is not None else secrets.randbits(_SEED_BITS),
-        stop=tuple(request.stop),
-        ignore_eos=request.ignore_eos,
+    return limit
+
+
+def _check_beams(request: SampledRequest, model: ModelVersion) -> None:
+    if request.num_beams > model.slots:
+        said = f"'num_beams' is {request.num_beams}, but a batch of the model '{model.name}' has"
+        raise BadRequest(
+            f"{said} {model.slots} slots, one for each beam. Send at most {model.slots}.",
+            param="num_beams",
+            code="integer_above_max_value",
+        )
+    given = [name for name in _OF_SAMPLING if not (name == "temperature" and request.temperature == 0)]
+    _refuse_given(
+        request, given, "is of sampling, and beam search does not sample. Leave one of the two out."
     )
+    _refuse_given(request, ["stop"], "does not go with beam search. Send 'stop_token_ids', or leave it out.")
+
+
+def _refuse_given(request: SampledRequest, names: list[str] | tuple[str, ...], why: str) -> None:
+    """Refuse what was given and differs from what it is when left out."""
+    for name in names:
+        default = type(request).model_fields[name].get_default(call_default_factory=True)
+        if name in request.model_fields_set and getattr(request, name) != default:
+            raise BadRequest(f"'{name}' {why}", param=name, code="unsupported_value")
+
+
+def _check_tokens(request: SampledRequest, model: ModelVersion) -> None:
+    named = [("logit_bias", int(token)) for token in request.logit_bias]
+    named += [("stop_token_ids", token) for token in request.stop_token_ids]
+    for param, token in named:
+        if token >= model.vocab_size:
+            said = f"'{param}' names {token}, which is no token id of the model '{model.name}'."
+            raise BadRequest(
+                f"{said} Send ids from 0 to {model.vocab_size - 1}.", param=param, code="invalid_value"
+            )

@@ -30,6 +30,7 @@ CONTEXT = 64
 VOCABULARY = 300
 WRITER = "c0ffee" * 10 + "beef"
 """Digest of the weights with which the pretended worker writes; no model in the catalog has it."""
+RECEIPT = {"model": "starter", "model_digest": WRITER, "quantization": "int8", "seed": 7}
 TEMPLATE = (
     "{% for message in messages %}"
     "{% if message.role not in ('user', 'assistant', 'system') %}{{ raise_exception('who?') }}{% endif %}"
@@ -80,6 +81,7 @@ def _version(name: str, artifact: str, template: str | None) -> ModelVersion:
         eos_token_id=0,
         tokenizer=artifact,
         chat_template=template,
+        slots=8,
     )
 
 
@@ -185,7 +187,7 @@ def output(*texts: str, finish: str = "stop", prompt_tokens: int = 3) -> dict[st
     """What a worker stores."""
     sequences = [{"text": text, "tokens": [1, 2], "finish_reason": finish} for text in texts]
     counts = {"prompt_tokens": prompt_tokens, "output_tokens": 2 * len(texts)}
-    return {"sequences": sequences, **counts, "model_digest": WRITER}
+    return {"sequences": sequences, **counts, "model_digest": WRITER, "receipt": RECEIPT}
 
 
 Perform = Callable[[ClaimedJob], Any]

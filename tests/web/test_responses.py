@@ -122,6 +122,9 @@ def test_harmless_values_of_what_we_do_not_have_are_taken(caller: Caller) -> Non
         frequency_penalty=0.0,
         logit_bias={},
         logprobs=None,
+        num_beams=1,
+        length_penalty=1.0,
+        early_stopping=False,
     )
     made = submit(caller)
     assert caller.get(f"/v1/responses/{made['id']}?include[]=&stream=false").status_code == 200
