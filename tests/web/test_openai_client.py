@@ -88,7 +88,7 @@ def test_what_is_not_there_yet_is_called_so(client: OpenAI) -> None:
     made = client.responses.create(model="starter", input="def", background=True, include=[])
     assert client.responses.retrieve(made.id, include=[]).id == made.id
     with pytest.raises(openai.BadRequestError, match="not supported yet"):
-        client.responses.retrieve(made.id, include=["message.output_text.logprobs"])
+        client.responses.retrieve(made.id, include=["file_search_call.results"])
 
 
 def test_completions(client: OpenAI, worker: FakeWorker) -> None:

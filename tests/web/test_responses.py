@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from jobs.database import Database
 from jobs.errors import InvalidPrompt, NumericalError
+from jobs.inputs import Sampling
 from jobs.settings import Settings
 from tests.conftest import wait_for
 from tests.web.conftest import Caller, FakeWorker, opened, output, rows
@@ -82,7 +83,8 @@ def test_the_worker_gets_what_the_caller_asked_for(caller: Caller, worker: FakeW
     (job,) = worker.claim()
     sampling = {**asked, "max_tokens": 9, "stop": ["end"]}
     del sampling["max_output_tokens"]
-    assert job.input == {"prompts": ["def"], "n": 1, "sampling": sampling}
+    assert (job.input["prompts"], job.input["n"]) == (["def"], 1)
+    assert job.input["sampling"] == Sampling(**sampling).model_dump(mode="json")
     assert {name: made[name] for name in asked} == {**asked, "stop": ["end"]}
 
 
