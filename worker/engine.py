@@ -8,13 +8,23 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from jobs.errors import InvalidPrompt, JobError, NumericalError, OutOfMemory
+from jobs.errors import JobError, NumericalError, OutOfMemory
 from jobs.inputs import Sampling
-from worker.decoding.sampling import Choices, Draw, sample
+from worker.adapters import Adapter
+from worker.admission import check
+from worker.decoding.sampling import Draw, sample
+from worker.due import Due
+from worker.hypotheses import Searches
+from worker.pace import Pace
 from worker.rows import Rows
 from worker.scheduler import Scheduler
 from worker.sequence import Sequence
+from worker.speculation import ROWS, Speculation
 from worker.stopping import Stopping
+from worker.turn import Turn
+
+NOT_FINITE = "The model's logits for this sequence were not finite."
+WARM_UP_TOKENS = 6
 
 
 class Model(Protocol):
@@ -23,6 +33,9 @@ class Model(Protocol):
     vocab_size: int
     context: int  # the most tokens a slot can hold
     eos_token_id: int
+    slot_bytes: int  # memory of a full slot
+    device: str  # where its logits are
+    exact_rows: bool  # a row's bits do not depend on which rows it came with
 
     def reserve(self, slots: int) -> None:
         """Make room for the K/V of so many sequences; all that was kept before is gone."""
@@ -30,8 +43,20 @@ class Model(Protocol):
     def forward(self, rows: Rows) -> Tensor:
         """Logits [wanted, vocab] in fp32 of the wanted rows; K/V of all rows stay in their slots."""
 
+    def best(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """The same pass: only the likeliest token [wanted], and whether the row was finite [wanted]."""
+
+    def copy(self, moves: list[tuple[int, int]], positions: list[int]) -> None:
+        """Move i, (from, to), takes the first `positions[i]` positions along; all as if at once."""
+
     def clear(self, slot: int) -> None:
         """Forget a slot whose numbers were not finite, or may not have been."""
+
+    def adapt(self, adapter: Adapter) -> int:
+        """Keep a LoRA adapter; returns its number."""
+
+    def forget(self, adapter: int) -> None:
+        """Let an adapter go; its number may be given again."""
 
 
 class Engine:
@@ -40,24 +65,39 @@ class Engine:
     `submit`, `drop`, `idle`, `free` and `steps` are for any thread, the rest for the one that steps.
     """
 
-    def __init__(self, model: Model, tokenizer: Tokenizer, slots: int, token_budget: int) -> None:
-        """`token_budget`: the most rows of a pass. Raises ValueError where it leaves newcomers no room."""
+    def __init__(
+        self, model: Model, tokenizer: Tokenizer, slots: int, token_budget: int, *, speculate: bool = True
+    ) -> None:
+        """`token_budget`: the most rows of a pass. Raises ValueError where it leaves newcomers no room.
+
+        `speculate`: let greedy sequences guess ahead where that changes nothing but the time.
+        """
         if token_budget <= slots:
             raise ValueError(f"TOKEN_BUDGET {token_budget} must be larger than SLOTS {slots}")
         model.reserve(slots)
         self.model, self.slots, self.token_budget = model, slots, token_budget
         self.steps = 0  # turns done; whoever watches for a hang looks at this
         self._scheduler = Scheduler(slots)
+        self._searches = Searches(self._scheduler, model.copy, model.eos_token_id)
         self._stopping = Stopping(tokenizer, model.eos_token_id)
+        self._guesses = Speculation()
+        self._guessing = speculate and model.exact_rows
+        self._pace = Pace()
         self._lock = threading.Lock()  # for the two below
         self._inbox: list[Sequence] = []
         self._unwanted: set[Sequence] = set()
-        self._due: list[Sequence] = []
-        self._choices = Choices.of([], "cpu")  # of those due last time, who are mostly due again
+        self._due = self._sorted([])  # those of the last pass, who are mostly due again
 
     def submit(self, sequence: Sequence) -> None:
-        """Let a sequence join at the next step that has a slot for it. Raises InvalidPrompt."""
-        self._check(sequence)
+        """Let a sequence join at the next step that has slots for it. Raises InvalidPrompt."""
+        model = self.model
+        check(
+            sequence,
+            vocab=model.vocab_size,
+            context=model.context,
+            eos=model.eos_token_id,
+            slots=self.slots,
+        )
         with self._lock:
             self._inbox.append(sequence)
 
@@ -69,23 +109,25 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether a step would have nothing to do."""
-        return not (self._inbox or self._scheduler.waiting or self._scheduler.running)
+        return not (self._inbox or self._scheduler.taken)
 
     @property
     def free(self) -> int:
         """Slots that nobody holds or waits for."""
         with self._lock:
-            taken = len(self._inbox) + len(self._scheduler.waiting) + len(self._scheduler.running)
-        return max(0, self.slots - taken)
+            asked = sum(sequence.sampling.num_beams for sequence in self._inbox)
+            return max(0, self.slots - self._scheduler.taken - asked)
 
     def warm_up(self) -> None:
-        """Run every part once, so that the first job does not pay for it. Raises what a step raises."""
-        sampling = Sampling(max_tokens=2, top_p=0.9, top_k=2, seed=0, ignore_eos=True)
-        self.submit(sequence := Sequence([self.model.eos_token_id], sampling))
-        while not sequence.finished:
-            self.step()
-        if sequence.error:
-            raise sequence.error
+        """Run the usual parts once, so that the first job does not pay for it. Raises what a step raises."""
+        for temperature in (0.0, 1.0):
+            wanted = {"temperature": temperature, "top_p": 0.9, "top_k": 2, "ignore_eos": True}
+            sampling = Sampling.model_validate({"max_tokens": WARM_UP_TOKENS, "seed": 0} | wanted)
+            self.submit(sequence := Sequence([self.model.eos_token_id], sampling))
+            while not sequence.finished:
+                self.step()
+            if sequence.error:
+                raise sequence.error
 
     def step(self) -> list[Sequence]:
         """One turn: hear the others, one pass over everyone's rows, one token for whoever is due.
@@ -94,40 +136,35 @@ class Engine:
         """
         self._hear()
         self._scheduler.admit()
-        turn = self._scheduler.gather(self.token_budget)  # next tokens first, then prompt chunks
+        began, talking = time.perf_counter(), len(self._scheduler.talking)
+        room = self._pace.load(talking, self.token_budget - talking)
+        turn = self._scheduler.gather(talking + room, self._guesses if self._may_guess() else None)
         finished: list[Sequence] = []
         if turn.rows.tokens:
             try:
-                logits = self.model.forward(turn.rows)
-                finished = self._extend(turn.due, self._sample(logits, turn.due)) if turn.due else []
+                finished = self._run(turn)
             except torch.OutOfMemoryError:
-                finished = self._fail(
-                    list(self._scheduler.running), OutOfMemory("The device had no room for the batch.")
-                )
+                error = OutOfMemory("The device had no room for the batch.")
+                finished = self._fail(self._scheduler.submitted, error)
+            else:
+                self._pace.learn(time.perf_counter() - began, talking, turn.load)
         self.steps += 1
         return finished
 
     def abandon(self) -> list[Sequence]:
         """Let everyone leave as they are, the waiting too, and return them: the engine stops or was hurt."""
         with self._lock:
-            left = [*self._scheduler.running, *self._scheduler.waiting, *self._inbox]
+            left = [*self._scheduler.submitted, *self._scheduler.waiting, *self._inbox]
             self._inbox.clear()
         for sequence in left:
             self._remove(sequence)
+        self._scheduler.forget_prefixes()  # nobody knows how far the last pass came
         return left
 
-    def _check(self, sequence: Sequence) -> None:
-        prompt, limit = sequence.prompt, sequence.sampling.max_tokens
-        vocab, context = self.model.vocab_size, self.model.context
-        if not prompt:
-            raise InvalidPrompt("The prompt is empty; send at least one token.")
-        if min(prompt) < 0 or max(prompt) >= vocab:
-            raise InvalidPrompt(f"The prompt has a token id outside the model's vocabulary of {vocab}.")
-        if len(prompt) + limit > context:
-            raise InvalidPrompt(
-                f"The prompt's {len(prompt)} tokens and max_tokens {limit} are together more than"
-                f" the model's context of {context} tokens; send less of either."
-            )
+    def forget(self, adapter: int) -> None:
+        """Let a LoRA adapter go that no sequence here has any more."""
+        self._scheduler.forget_prefixes(adapter)
+        self.model.forget(adapter)
 
     def _hear(self) -> None:
         """Take in newcomers, let the unwanted go."""
@@ -138,42 +175,122 @@ class Engine:
         for sequence in unwanted:
             self._remove(sequence)
 
-    def _sample(self, logits: Tensor, due: list[Sequence]) -> Draw:
-        if due != self._due:
-            asked = [(sequence.sampling, sequence.index) for sequence in due]
-            self._due, self._choices = due, Choices.of(asked, str(logits.device))
-        return sample(
-            logits, self._choices, [len(sequence.tokens) for sequence in due], self.model.eos_token_id
-        )
+    def _may_guess(self) -> bool:
+        """Whether few talk, and all of them talked in the last pass, and without logits."""
+        talking = self._scheduler.talking
+        few = 0 < len(talking) <= ROWS // 2
+        return self._guessing and few and self._due.plain and self._due.everybody == talking
+
+    def _sorted(self, due: list[Sequence]) -> Due:
+        model = self.model
+        return Due.of(due, self._scheduler.members, model.vocab_size, model.eos_token_id, model.device)
+
+    @torch.inference_mode()
+    def _run(self, turn: Turn) -> list[Sequence]:
+        """The pass and what comes out of it; returns those that ended."""
+        if turn.moves:
+            self.model.copy(turn.moves, turn.lengths)
+        if turn.drafts:
+            return self._take_drafts(turn, *self.model.best(turn.rows))
+        if turn.due != self._due.everybody:
+            self._due = self._sorted(turn.due)
+        due = self._due
+        if due.plain and not turn.echoes:
+            tokens, finite = self.model.best(turn.rows)
+            return self._extend(due.singles, Draw(tokens.tolist(), finite.tolist(), []))
+        logits = self.model.forward(turn.rows)
+        for echo in turn.echoes:
+            echo.take(logits)
+        if len(turn.places) < len(logits):
+            logits = logits[turn.places]
+        ended = [end for leader, rows in due.searches.items() for end in self._advance(leader, logits[rows])]
+        if due.singles:
+            logits = logits[due.rows] if due.searches else logits
+            ended += self._extend(due.singles, sample(logits, due.choices, due.singles))
+        return ended
 
     def _extend(self, due: list[Sequence], draw: Draw) -> list[Sequence]:
         """Add each its token; returns those that ended."""
         ended = []
-        now = time.monotonic()
+        for sequence, logprob in zip(due, draw.logprobs, strict=False):
+            if logprob is not None:
+                sequence.cumulative += logprob.logprob
+                if sequence.sampling.logprobs is not None:
+                    sequence.logprobs.append(logprob)
         for sequence, token, finite in zip(due, draw.tokens, draw.finite, strict=True):
             if not finite:
-                ended += self._fail(
-                    [sequence], NumericalError("The model's logits for this sequence were not finite.")
-                )
-                continue
-            if sequence.first_token_at is None:
-                sequence.first_token_at = now
-            if self._stopping.extend(sequence, token):
-                self._remove(sequence)
-                sequence.finished_at = now
+                ended += self._doubt(sequence)
+            elif self._say(sequence, token):
                 ended.append(sequence)
         return ended
 
+    def _take_drafts(self, turn: Turn, tokens: Tensor, finite: Tensor) -> list[Sequence]:
+        """Add each what of its draft is right, and the token after it; returns those that ended."""
+        ended = []
+        said, numbers = tokens.tolist(), finite.tolist()
+        for sequence, place in zip(turn.due, turn.places, strict=True):
+            draft = turn.drafts.get(sequence, [])
+            rows = slice(place, place + 1 + len(draft))
+            if not all(numbers[rows]):  # a wrong guess too leaves its numbers in the slot
+                ended += self._fail([sequence], NumericalError(NOT_FINITE))
+                continue
+            sure = self._guesses.check(sequence, draft, said[rows])
+            if any(self._say(sequence, token) for token in sure):
+                ended.append(sequence)
+            else:  # what wrong guesses left behind it is written over before it is read
+                sequence.cached = len(sequence.prompt) + len(sequence.tokens) - 1
+        return ended
+
+    def _advance(self, leader: Sequence, logits: Tensor) -> list[Sequence]:
+        """Give the members of a beam search their tokens; returns its answers if it is over."""
+        if not logits.isfinite().all():
+            return self._doubt(leader)
+        now = time.monotonic()
+        answers = self._searches.advance(leader, logits)
+        ended = [leader, *leader.runners_up] if answers else []
+        if leader.first_token_at is None:
+            leader.first_token_at = now
+        if answers:
+            self._remove(leader)
+        for sequence, answer in zip(ended, answers, strict=False):
+            self._stopping.close(sequence, answer.tokens, answer.finish_reason)
+            sequence.cumulative = answer.total
+            sequence.first_token_at, sequence.finished_at = leader.first_token_at, now
+        return ended
+
+    def _say(self, sequence: Sequence, token: int) -> bool:
+        """Add a token; returns whether the sequence ended with it."""
+        if sequence.first_token_at is None:
+            sequence.first_token_at = time.monotonic()
+        if not self._stopping.extend(sequence, token):
+            return False
+        self._remove(sequence)
+        sequence.finished_at = time.monotonic()
+        return True
+
+    def _doubt(self, sequence: Sequence) -> list[Sequence]:
+        """Fail a sequence whose numbers are not finite, unless that may come with the prefix it was given.
+
+        A source that was still reading may have failed behind the prefix, and what is masked is not always
+        kept out: in a product 0 x NaN is NaN.
+        """
+        if sequence.shared and not sequence.tokens:
+            self.model.clear(self._scheduler.read_again(sequence))
+            return []
+        return self._fail([sequence], NumericalError(NOT_FINITE))
+
     def _fail(self, sequences: list[Sequence], error: JobError) -> list[Sequence]:
-        for sequence in sequences:
+        failed = [each for sequence in sequences for each in (sequence, *sequence.runners_up)]
+        for sequence in failed:
             sequence.error = error
             self._remove(sequence)
             sequence.finished_at = time.monotonic()
-        return sequences
+        return failed
 
     def _remove(self, sequence: Sequence) -> None:
-        """Free a slot, and what it holds where nobody has seen yet that it is finite."""
-        slot = self._scheduler.remove(sequence)
-        self._stopping.forget(sequence)
-        if slot is not None and (sequence.error or not sequence.tokens):
+        """Free its slots, and what they hold where nobody has seen yet that it is finite."""
+        for slot in self._scheduler.remove(sequence):
             self.model.clear(slot)
+        self._searches.forget(sequence)
+        self._stopping.forget(sequence)
+        self._guesses.forget(sequence)

@@ -2,6 +2,7 @@
 
 from tokenizers import Tokenizer
 
+from jobs.inputs import Sampling
 from worker.sequence import FinishReason, Sequence
 
 INCOMPLETE = "�"  # what a decoder says for bytes that are not a character, or not yet
@@ -65,8 +66,13 @@ class StopWatch:
         return text[: min(found)] if found else None
 
 
+def last_tokens(sampling: Sampling, eos_token_id: int) -> set[int]:
+    """The tokens that end a sequence."""
+    return {*sampling.stop_token_ids, *(() if sampling.ignore_eos else (eos_token_id,))}
+
+
 class Stopping:
-    """Ends sequences: at end-of-text, at a stop string, at `max_tokens`."""
+    """Ends sequences: at end-of-text, at a stop token, at a stop string, at `max_tokens`."""
 
     def __init__(self, tokenizer: Tokenizer, eos_token_id: int) -> None:
         self._tokenizer, self._eos = tokenizer, eos_token_id
@@ -78,18 +84,24 @@ class Stopping:
 
     def extend(self, sequence: Sequence, token: int) -> bool:
         """Add a token; returns whether the sequence ended, and then it has its text and its reason."""
-        sequence.tokens.append(token)
-        if token == self._eos and not sequence.sampling.ignore_eos:
-            self._end(sequence, "stop", sequence.tokens[:-1])
-        elif self._hears_stop(sequence, token):
-            self._end(sequence, "stop", sequence.tokens)
-        elif len(sequence.tokens) >= sequence.sampling.max_tokens:
-            self._end(sequence, "length", sequence.tokens)
-        return sequence.finish_reason is not None
+        sampling, tokens = sequence.sampling, sequence.tokens
+        tokens.append(token)
+        if (token == self._eos and not sampling.ignore_eos) or token in sampling.stop_token_ids:
+            self._end(sequence, "stop", tokens[:-1])
+        elif sampling.stop and self._hears_stop(sequence, token):
+            self._end(sequence, "stop", tokens)
+        elif len(tokens) >= sampling.max_tokens:
+            self._end(sequence, "length", tokens)
+        else:
+            return False
+        return True
+
+    def close(self, sequence: Sequence, tokens: list[int], reason: FinishReason) -> None:
+        """End a sequence with all that it ever said, as a beam search finds it."""
+        sequence.tokens = tokens
+        self._end(sequence, reason, tokens[:-1] if reason == "stop" else tokens)
 
     def _hears_stop(self, sequence: Sequence, token: int) -> bool:
-        if not sequence.sampling.stop:
-            return False
         watch = self._watches.get(sequence)
         if watch is None:
             watch = StopWatch(self._tokenizer, sequence.sampling.stop, sequence.sampling.min_tokens)

@@ -1,5 +1,6 @@
 """Tiny random GPT-2 models, written and run by transformers, and engines over the same weights."""
 
+import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from jobs.inputs import Sampling
 from worker.engine import Engine
-from worker.linears import Method
 from worker.model import GPT2, Architecture, Network
+from worker.quantize.codes import quantized_weights
+from worker.quantize.methods import Method
+from worker.quantize.weights import Weight
 from worker.sequence import Sequence
 
 VOCAB, CONTEXT, EOS = 300, 256, 0
@@ -58,11 +61,19 @@ def gpt2() -> GPT2LMHeadModel:
 
 def ours(reference: GPT2LMHeadModel, method: Method = "fp32") -> GPT2:
     """Our network over the reference's weights."""
-    architecture = Architecture.model_validate(reference.config.to_dict())
-    weights = {
-        name.removeprefix("transformer."): tensor.detach() for name, tensor in reference.state_dict().items()
-    }
+    architecture, weights = weights_of(reference, method)
     return GPT2(Network.build(architecture, weights, method, "cpu"), architecture.n_positions, EOS)
+
+
+def weights_of(reference: GPT2LMHeadModel, method: Method) -> tuple[Architecture, dict[str, Weight]]:
+    """The reference's weights as networks are built from them."""
+    architecture = Architecture.model_validate(reference.config.to_dict())
+    tensors = {
+        name.removeprefix("transformer."): tensor.detach().clone()
+        for name, tensor in reference.state_dict().items()
+    }
+    tensors = {name: tensors[name] for name in architecture.shapes()}
+    return architecture, quantized_weights(architecture, tensors, method)
 
 
 MakeEngine = Callable[..., Engine]
@@ -72,8 +83,10 @@ MakeEngine = Callable[..., Engine]
 def make_engine(gpt2: GPT2LMHeadModel, tokenizer: Tokenizer) -> MakeEngine:
     """An engine over the reference's weights."""
 
-    def make(method: Method = "fp32", slots: int = 4, token_budget: int = 32) -> Engine:
-        return Engine(ours(gpt2, method), tokenizer, slots, token_budget)
+    def make(
+        method: Method = "fp32", slots: int = 4, token_budget: int = 32, *, speculate: bool = True
+    ) -> Engine:
+        return Engine(ours(gpt2, method), tokenizer, slots, token_budget, speculate=speculate)
 
     return make
 
@@ -81,6 +94,29 @@ def make_engine(gpt2: GPT2LMHeadModel, tokenizer: Tokenizer) -> MakeEngine:
 def greedy(prompt: list[int], max_tokens: int = 8, **changes: Any) -> Sequence:
     """A sequence that takes the likeliest token."""
     return Sequence(prompt, Sampling(**{"max_tokens": max_tokens, "temperature": 0, "seed": 0} | changes))
+
+
+def random_prompts(count: int, longest: int = 90) -> list[list[int]]:
+    """Tokens without meaning, none of them end-of-text; the same each time."""
+    chooser = random.Random(3)
+    return [[chooser.randrange(1, VOCAB) for _ in range(chooser.randint(1, longest))] for _ in range(count)]
+
+
+def equally_long(prompts: int, length: int) -> list[list[int]]:
+    """Tokens without meaning, none of them end-of-text; the same each time."""
+    chooser = random.Random(length)
+    return [[chooser.randrange(1, VOCAB) for _ in range(length)] for _ in range(prompts)]
+
+
+class Wrapped:
+    """The real model, with one thing changed on the way."""
+
+    def __init__(self, model: Any) -> None:
+        self.inner = model
+        self.vocab_size, self.context, self.eos_token_id = model.vocab_size, model.context, model.eos_token_id
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
 
 
 def run(engine: Engine, sequences: Iterable[Sequence]) -> list[Sequence]:

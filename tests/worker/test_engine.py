@@ -11,43 +11,45 @@ from transformers import GPT2LMHeadModel
 
 from jobs.errors import InvalidPrompt, NumericalError, OutOfMemory
 from jobs.inputs import Sampling
-from tests.worker.conftest import CONTEXT, EOS, VOCAB, MakeEngine, finish, greedy, ours, run
+from tests.worker.conftest import (
+    CONTEXT,
+    EOS,
+    VOCAB,
+    MakeEngine,
+    Wrapped,
+    equally_long,
+    finish,
+    greedy,
+    ours,
+    random_gpt2,
+    random_prompts,
+    run,
+)
 from worker.engine import Engine
-from worker.scheduler import Rows
+from worker.rows import Rows
 from worker.sequence import Sequence
 
 
-def random_prompts(count: int, longest: int = 90) -> list[list[int]]:
-    chooser = random.Random(3)
-    return [[chooser.randrange(1, VOCAB) for _ in range(chooser.randint(1, longest))] for _ in range(count)]
-
-
-class Wrapped:
-    """The real model, with one thing changed on the way."""
-
-    def __init__(self, model: Any) -> None:
-        self.inner = model
-        self.vocab_size, self.context, self.eos_token_id = model.vocab_size, model.context, model.eos_token_id
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-
 def test_greedy_tokens_equal_those_of_transformers(gpt2: GPT2LMHeadModel, make_engine: MakeEngine) -> None:
+    groups = [equally_long(20, length) for length in (1, 2, 7, 16, 31, 45, 60, 77, 90, 128)]
     engine = make_engine(slots=8, token_budget=24)
-    sequences = [greedy(prompt, 20) for prompt in random_prompts(40)]
-    chooser, late = random.Random(5), list(sequences)
+    sequences = [[greedy(prompt, 20) for prompt in group] for group in groups]
+    chooser = random.Random(5)
+    late = [sequence for group in sequences for sequence in group]
+    chooser.shuffle(late)
     while late or not engine.idle:
         for _ in range(min(len(late), chooser.randint(0, 3))):
             engine.submit(late.pop())
         engine.step()
-    for sequence in sequences:
-        asked = torch.tensor([sequence.prompt])
+    for prompts, answers in zip(groups, sequences, strict=True):
+        asked = torch.tensor(prompts)
         expected = gpt2.generate(
             asked, attention_mask=torch.ones_like(asked), max_new_tokens=20, do_sample=False, pad_token_id=EOS
         )
-        assert sequence.tokens == expected[0, len(sequence.prompt) :].tolist()
-    assert len({tuple(sequence.tokens) for sequence in sequences}) > 20  # they did go their own ways
+        for tokens, sequence in zip(expected[:, asked.shape[1] :].tolist(), answers, strict=True):
+            assert sequence.tokens == tokens[: len(sequence.tokens)]
+            assert len(sequence.tokens) == 20 or sequence.tokens[-1] == EOS
+    assert len({tuple(answer.tokens) for group in sequences for answer in group}) > 100  # their own ways
 
 
 def test_a_newcomer_joins_at_the_next_step(make_engine: MakeEngine) -> None:
@@ -66,10 +68,23 @@ def test_a_long_newcomer_does_not_stall_the_others(make_engine: MakeEngine) -> N
     engine.submit(talking)
     engine.step()
     engine.submit(reading)
-    for steps in range(1, 11):  # 15 prompt rows in each
+    steps = 1
+    while not reading.tokens:  # at most 15 prompt rows in each step, at least 8
         engine.step()
-        assert len(talking.tokens) == 1 + steps
-    assert len(reading.tokens) == 1
+        steps += 1
+        assert len(talking.tokens) == steps
+    assert 11 <= steps <= 20
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one(make_engine: MakeEngine) -> None:
+    engine = make_engine(token_budget=16)
+    long, short = greedy([7] * 200, 5, ignore_eos=True), greedy([8] * 20, 5, ignore_eos=True)
+    for sequence in (long, short):
+        engine.submit(sequence)
+    for _ in range(3):  # half of 16 rows are the long one's
+        engine.step()
+    assert (len(short.tokens), long.tokens) == (1, [])
+    assert long.cached == 48 - 20
 
 
 def test_a_finished_sequence_frees_its_slot_at_once(make_engine: MakeEngine) -> None:
@@ -133,35 +148,31 @@ def test_index_and_seed_make_different_texts(make_engine: MakeEngine) -> None:
     assert len({said(seed, index) for seed in (0, 1, 2**63 - 1) for index in (0, 1)}) == 6
 
 
-class NotANumber(Wrapped):
-    """Gives NaN for the hidden states of one prompt, as a bad weight would."""
-
-    @torch.inference_mode()
-    def forward(self, rows: Rows) -> torch.Tensor:
-        logits: torch.Tensor = self.inner.forward(rows)
-        for row, sequence in enumerate(rows.due):
-            if sequence.prompt[0] == 99:
-                logits[row] = torch.nan
-                for kept in (*self.inner._cache._keys, *self.inner._cache._values):
-                    kept[rows.slots[rows.due_rows[row]]] = torch.nan
-        return logits
+def with_a_bad_embedding(token: int) -> GPT2LMHeadModel:
+    """A model whose numbers are not finite wherever `token` was read."""
+    reference = random_gpt2(tie_word_embeddings=False)
+    with torch.no_grad():
+        reference.transformer.wte.weight[token] = torch.nan
+    return reference
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.01])
 def test_nan_fails_its_sequence_alone_and_leaves_a_clean_slot(
-    gpt2: GPT2LMHeadModel, tokenizer: Tokenizer, make_engine: MakeEngine
+    tokenizer: Tokenizer, temperature: float
 ) -> None:
-    prompts = [[5, 6], [99, 7], [8, 9, 10], [11]]
-    engine = Engine(NotANumber(ours(gpt2)), tokenizer, 3, 32)
-    sequences = [greedy(prompt, ignore_eos=True) for prompt in prompts]
+    model = ours(with_a_bad_embedding(299))
+    prompts = [[5, 6], [299, 7], [8, 9, 10], [11]]
+    wanted = {"ignore_eos": True, "temperature": temperature, "logit_bias": {299: -100.0}}
+    engine = Engine(model, tokenizer, 3, 32)
+    sequences = [greedy(prompt, **wanted) for prompt in prompts]
     finished = run(engine, sequences)
     assert len(finished) == 4
     assert isinstance(sequences[1].error, NumericalError)
     assert (sequences[1].finished, sequences[1].finish_reason, sequences[1].tokens) == (True, None, [])
-    expected = [greedy(prompt, ignore_eos=True) for prompt in prompts]
-    run(make_engine(), expected)
     for number in (0, 2, 3):  # the last one got the slot of the one that failed
+        run(Engine(model, tokenizer, 1, 32), [expected := greedy(prompts[number], **wanted)])
         assert sequences[number].error is None
-        assert sequences[number].tokens == expected[number].tokens
+        assert sequences[number].tokens == expected.tokens
 
 
 def test_a_sequence_dropped_before_it_spoke_leaves_a_clean_slot(
@@ -228,11 +239,11 @@ def test_no_room_on_the_device_fails_the_batch_and_not_the_waiting(
     class Full(Wrapped):
         full = True
 
-        def forward(self, rows: Rows) -> torch.Tensor:
+        def best(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
             if self.full:
                 raise torch.OutOfMemoryError("no room")
-            logits: torch.Tensor = self.inner.forward(rows)
-            return logits
+            tokens: tuple[torch.Tensor, torch.Tensor] = self.inner.best(rows)
+            return tokens
 
     model = Full(ours(gpt2))
     engine = Engine(model, tokenizer, 2, 32)
@@ -298,3 +309,66 @@ def test_warm_up_leaves_the_engine_idle(make_engine: MakeEngine) -> None:
     engine = make_engine("int8")
     engine.warm_up()
     assert (engine.idle, engine.free) == (True, 4)
+
+
+@pytest.mark.parametrize("chunks", [8, 300])
+def test_an_echo_says_how_likely_the_prompt_was(
+    gpt2: GPT2LMHeadModel, make_engine: MakeEngine, chunks: int
+) -> None:
+    engine = make_engine(slots=6, token_budget=chunks)
+    prompts = random_prompts(5)
+    echoed = [greedy(prompt, 3, logprobs=2, ignore_eos=True) for prompt in (*prompts, prompts[0])]
+    for sequence in echoed:
+        sequence.echo = True
+    run(engine, [*echoed[:5], greedy([5], 9), echoed[5], greedy(prompts[0], 9)])
+    for sequence in echoed:
+        with torch.inference_mode():
+            logits = gpt2(torch.tensor([sequence.prompt + sequence.tokens])).logits[0]
+        expected = logits.log_softmax(-1)
+        first, *rest = sequence.prompt_logprobs
+        assert first is None
+        assert len(sequence.prompt_logprobs) == len(sequence.prompt)
+        for place, logprob in enumerate([*rest, *sequence.logprobs]):
+            token = (sequence.prompt + sequence.tokens)[place + 1]
+            assert logprob is not None
+            assert (logprob.token, len(logprob.top)) == (token, 2)
+            assert logprob.logprob == pytest.approx(float(expected[place, token]), abs=1e-4)
+            assert logprob.top[0][0] == int(expected[place].argmax())
+        assert sequence.cumulative == pytest.approx(sum(each.logprob for each in sequence.logprobs))
+        assert sequence.shared == 0
+
+
+def test_a_stop_token_ends_a_sequence_whatever_else_is_ignored(make_engine: MakeEngine) -> None:
+    run(make_engine(), [free := greedy([5, 6], 9, ignore_eos=True)])
+    end = free.tokens[4]
+    run(make_engine(), [stopped := greedy([5, 6], 9, ignore_eos=True, stop_token_ids=(end,))])
+    assert stopped.tokens == free.tokens[: free.tokens.index(end) + 1]
+    assert stopped.finish_reason == "stop"
+
+
+def test_each_sequence_brings_its_adapter_to_every_row(gpt2: GPT2LMHeadModel, tokenizer: Tokenizer) -> None:
+    seen: dict[int, set[int]] = {}
+
+    class Watched(Wrapped):
+        exact_rows = False
+
+        def best(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+            for slot, adapter in zip(rows.slots, rows.adapters or [-1] * len(rows.slots), strict=True):
+                seen.setdefault(slot, set()).add(adapter)
+            tokens: tuple[torch.Tensor, torch.Tensor] = self.inner.best(
+                Rows(rows.tokens, rows.slots, rows.positions, [], rows.decodes, rows.chunks, rows.wanted)
+            )
+            return tokens
+
+    sequences = [greedy([9] * 20, 5 + number, ignore_eos=True) for number in range(4)]
+    sequences[1].adapter, sequences[3].adapter = 0, 7
+    run(Engine(Watched(ours(gpt2)), tokenizer, 4, 9), sequences)
+    assert seen == {0: {-1}, 1: {0}, 2: {-1}, 3: {7}}
+
+
+@pytest.mark.parametrize("wanted", [{"logit_bias": {VOCAB: 1.0}}, {"bad_words": ((5, VOCAB),)}], ids=str)
+def test_a_token_that_the_model_does_not_have_is_refused(
+    make_engine: MakeEngine, wanted: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidPrompt, match=str(VOCAB)):
+        make_engine().submit(greedy([5], **wanted))

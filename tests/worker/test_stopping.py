@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from jobs.inputs import Sampling
 from tests.worker.conftest import EOS
 from worker.sequence import Sequence
-from worker.stopping import Detokenizer, Stopping
+from worker.stopping import Detokenizer, Stopping, last_tokens
 
 TEXT = st.text(alphabet="aned té€o😀\n!�", max_size=40)
 IDS = st.lists(st.integers(0, 264), min_size=1, max_size=90)  # any bytes, end-of-text among them
@@ -102,6 +102,28 @@ def test_ignored_end_of_text_goes_on(tokenizer: Tokenizer) -> None:
     said = tokenizer.encode("end").ids
     sequence = feed(tokenizer, [*said, EOS, *said], ignore_eos=True)
     assert (sequence.text, sequence.finish_reason) == ("endend", "length")
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_a_stop_token_ends_and_is_counted_but_not_shown(tokenizer: Tokenizer, ignore_eos: bool) -> None:
+    said = tokenizer.encode("abzc").ids
+    sequence = feed(tokenizer, said, stop_token_ids=(said[2], 7), ignore_eos=ignore_eos)
+    assert (sequence.text, sequence.finish_reason, sequence.tokens) == ("ab", "stop", said[:3])
+
+
+def test_the_tokens_that_end_a_sequence_are_named() -> None:
+    asked = Sampling(max_tokens=1, seed=0, stop_token_ids=(5, 7))
+    assert last_tokens(asked, EOS) == {EOS, 5, 7}
+    assert last_tokens(asked.model_copy(update={"ignore_eos": True}), EOS) == {5, 7}
+
+
+def test_a_hypothesis_is_closed_with_its_text(tokenizer: Tokenizer) -> None:
+    said = tokenizer.encode("end").ids
+    sequence, stopping = Sequence([1], Sampling(max_tokens=9, seed=0)), Stopping(tokenizer, EOS)
+    stopping.close(sequence, [*said, EOS], "stop")
+    assert (sequence.text, sequence.tokens, sequence.finish_reason) == ("end", [*said, EOS], "stop")
+    stopping.close(sequence, said, "length")
+    assert (sequence.text, sequence.finish_reason) == ("end", "length")
 
 
 def test_max_tokens_ends(tokenizer: Tokenizer) -> None:
