@@ -1,6 +1,6 @@
 """Which models there are: a name, its version, and the workers that offer it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -30,6 +30,7 @@ class ModelVersion:
     eos_token_id: int
     tokenizer: str  # artifact
     chat_template: str | None
+    slots: int  # sequences in one batch; of several workers, the fewest: any of them may get the job
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def offer(
     connection: Connection,
     worker: str,
     versions: Sequence[ModelVersion],
-    failed: Mapping[str, str],
+    failed: dict[str, str],
     loading: Collection[str] = (),
 ) -> None:
     """Say what this worker has, and what it has not and why; replaces what it offered before.
@@ -64,9 +65,14 @@ def offer(
     mine = offers.c.worker == worker
     connection.execute(delete(offers).where(mine, offers.c.name.not_in(loading)))
     connection.execute(update(offers).where(mine).values(seen_at=func.now()))
-    rows = [{"name": v.name, "version_id": _register(connection, v), "reason": None} for v in versions]
-    rows += [{"name": name, "version_id": None, "reason": reason} for name, reason in failed.items()]
-    rows += [{"name": name, "version_id": None, "reason": LOADING} for name in loading]
+    rows = [
+        {"name": v.name, "version_id": _register(connection, v), "reason": None, "slots": v.slots}
+        for v in versions
+    ]
+    without = failed | dict.fromkeys(loading, LOADING)
+    rows += [
+        {"name": n, "version_id": None, "reason": reason, "slots": None} for n, reason in without.items()
+    ]
     for row in rows:
         connection.execute(insert(offers).values(worker=worker, **row).on_conflict_do_nothing())
 
@@ -83,14 +89,22 @@ def forget_silent_workers(connection: Connection) -> None:
 
 def listing(connection: Connection) -> dict[str, Offer]:
     """Every name somebody offers or failed to get; an offer counts before a failure, the newest first."""
+    fewest = func.min(offers.c.slots).over(partition_by=offers.c.name).label("slots")
     rows = connection.execute(
-        select(offers.c.name, offers.c.reason, offers.c.seen_at, *model_versions.c)
+        select(offers.c.name, offers.c.reason, offers.c.seen_at, fewest, *model_versions.c)
         .outerjoin(model_versions, model_versions.c.id == offers.c.version_id)
         .order_by(offers.c.name, offers.c.version_id.desc().nulls_last(), offers.c.reason != LOADING)
     )
     found: dict[str, Offer] = {}
     for row in rows:
         found.setdefault(row[0], _offer(row))
+    return found
+
+
+def tokenizer(connection: Connection, name: str, digest: str) -> str | None:
+    """The artifact with the tokenizer of a version, offered or not."""
+    mine = (model_versions.c.name == name, model_versions.c.digest == digest)
+    found: str | None = connection.execute(select(model_versions.c.tokenizer).where(*mine).limit(1)).scalar()
     return found
 
 
@@ -107,6 +121,7 @@ def _offer(row: Row) -> Offer:  # type: ignore[type-arg]
         eos_token_id=row.eos_token_id,
         tokenizer=row.tokenizer,
         chat_template=row.chat_template,
+        slots=row.slots or 1,  # a worker from before this column has not said
     )
     return Offer(row[0], version, None, row.created_at)
 

@@ -28,6 +28,7 @@ from sqlalchemy import (
     literal_column,
     null,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
@@ -83,6 +84,20 @@ def suspect_waits(connection: Connection, queue: str, model: str) -> bool:
     """Whether a suspect is due: the caller then lets its batch run empty for `claim_suspect`."""
     waiting = select(jobs.c.id).where(_due(queue, model), jobs.c.crashes >= SUSPECT_AFTER).limit(1)
     return connection.execute(waiting).first() is not None
+
+
+def waiting(connection: Connection, queue: str, models: Sequence[str]) -> list[str]:
+    """Those of these models that due jobs wait for, who waited longest first."""
+    return list(connection.execute(_waiting(), {"queue": queue, "models": list(models)}).scalars())
+
+
+@cache
+def _waiting() -> Select[Any]:
+    names = func.unnest(bindparam("models", type_=ARRAY(Text)))
+    given = names.table_valued(column("model", Text), name="given").render_derived()
+    due = _due(bindparam("queue", type_=Text), given.c.model)
+    first = select(jobs.c.turn).where(due).order_by(jobs.c.turn).limit(1).lateral("first")
+    return select(given.c.model).join(first, true()).order_by(first.c.turn)
 
 
 def heartbeat(
@@ -198,7 +213,7 @@ def error_object(error: JobError) -> dict[str, str]:
     return {"code": error.code, "message": str(error)}
 
 
-def _due(queue: str, model: str) -> ColumnElement[bool]:
+def _due(queue: str | ColumnElement[str], model: str | ColumnElement[str]) -> ColumnElement[bool]:
     return and_(
         jobs.c.state
         == literal_column("'queued'"),  # a bound value would hide the partial index from the plan

@@ -87,7 +87,9 @@ class Settings(BaseSettings):
     # name=source[@quantization], comma-separated; a source is a folder or a Hugging Face Hub id
     models: Annotated[str, AfterValidator(_parsable_models)] = "starter=models/starter"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    slots: int = Field(default=32, ge=1, le=1024)  # sequences in one batch, per model
+    kernel: Literal["auto", "torch"] = "auto"  # torch: leave the C++ kernel out where it could serve
+    slots: int = Field(default=32, ge=1, le=1024)  # most sequences in one batch, per model
+    memory_gb: float = Field(default=0, ge=0, allow_inf_nan=False)  # of all models; 0: a share of it all
     token_budget: int = Field(default=0, ge=0)  # rows of one step: next tokens, then prompts; 0: SLOTS + 96
     torch_threads: int = Field(default=0, ge=0)  # of one step; 0: one per core, less one for everybody else
 

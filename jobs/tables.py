@@ -133,6 +133,7 @@ offers = Table(
     Column("name", Text, primary_key=True),
     Column("version_id", ForeignKey("model_versions.id", ondelete="CASCADE")),
     Column("reason", Text),  # why the worker cannot offer it
+    Column("slots", Integer),  # the most sequences, and so beams, of one batch of this worker
     Column("seen_at", _moment, nullable=False, server_default=_NOW),
     CheckConstraint("(version_id IS NULL) <> (reason IS NULL)", name="either"),
 )

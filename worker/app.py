@@ -1,11 +1,11 @@
-"""The worker's entry: loads the models, offers them, and runs the engines until told to stop.
+"""The worker's entry: offers the models and runs their engines until told to stop.
 
 main thread    Celery: hears doorbells and signals
 intake         SQL: claims and commits
 heartbeat      SQL: leases and cancels
 device         the engines
 listener       Redis: hints
-loader         models, one after the other; ends when all are loaded
+loader         describes the models and loads the first; later another one for each that a job waits for
 """
 
 import os
@@ -24,7 +24,7 @@ from jobs.signals import CANCELLED, Listener
 from worker.device import Device
 from worker.heartbeat import Heartbeat
 from worker.intake import Intake
-from worker.lanes import Lanes
+from worker.roster import Roster
 
 log = structlog.get_logger(__name__)
 
@@ -34,18 +34,18 @@ class Worker:
 
     def __init__(self, config: Settings) -> None:
         self._config = config
-        self._database = Database(config.database, connections=2)
+        self._database = Database(config.database, connections=3)  # intake, and two loaders
         self._signals = make_signals(config)
         self._busy = threading.Event()
-        self._lanes = Lanes(config, self._busy)
+        self._roster = Roster(config, self._database, self._busy)
         self.intake = Intake(
-            self._database, self._signals, self._lanes, config.worker, config.lease, config.max_failures
+            self._database, self._signals, self._roster, config.worker, config.lease, config.max_failures
         )
         self._device = Device(self._busy)
         self._heartbeat = Heartbeat(
             Database(config.database, connections=1, statement_seconds=config.heartbeat_seconds),
             self.intake,
-            self._lanes,
+            self._roster,
             config.lease,
             timedelta(seconds=config.heartbeat_seconds),
         )
@@ -56,10 +56,10 @@ class Worker:
         self._threads = [
             threading.Thread(
                 target=self._device.run,
-                args=(self._lanes, self.intake.finish, self.intake.fail),
+                args=(self._roster.residents, self.intake.finish, self.intake.fail),
                 name="device",
             ),
-            threading.Thread(target=self._lanes.load, args=(self._database, self.intake.wake), name="loader"),
+            threading.Thread(target=self._roster.open, args=(self.intake.wake,), name="loader"),
             threading.Thread(target=self._heartbeat.run, name="heartbeat"),
             threading.Thread(target=self.intake.run, name="intake"),
         ]

@@ -1,14 +1,42 @@
-"""The thread that owns the device: it steps every engine in turn, and nothing else touches a tensor."""
+"""The thread that owns the device: it steps the models by turns, and nothing else touches a tensor."""
 
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection
 
 import structlog
 
 from worker.lanes import Lane
+from worker.residents import Residents
 from worker.sequence import Sequence
 
 log = structlog.get_logger(__name__)
+
+
+class Turns:
+    """Whose turn it is: of those with work, the one that had the device for the shortest time.
+
+    Equal shares of time, not of steps: a large model's step takes as long as many of a small one's.
+    """
+
+    def __init__(self) -> None:
+        self._had: dict[Lane, float] = {}  # seconds
+        self._working: set[Lane] = set()  # last time
+
+    def next(self, working: Collection[Lane]) -> Lane:
+        """The one to step. Who comes back from a rest keeps its debt, and has saved nothing up."""
+        stayed = [self._had[lane] for lane in working if lane in self._working]
+        if not stayed:
+            self._had.clear()
+        for lane in working:
+            if lane not in self._working:
+                self._had[lane] = max(self._had.get(lane, 0.0), min(stayed, default=0.0))
+        self._working = set(working)
+        return min(working, key=self._had.__getitem__)
+
+    def charge(self, lane: Lane, seconds: float) -> None:
+        """It had the device for so long."""
+        self._had[lane] += seconds
 
 
 class Device:
@@ -20,16 +48,23 @@ class Device:
 
     def run(
         self,
-        lanes: Mapping[str, Lane],
+        residents: Residents,
         finished: Callable[[Sequence], None],
         failed: Callable[[Lane, BaseException], None],
     ) -> None:
         """Step until `stop`. What an engine raises ends its jobs, not the thread."""
+        turns = Turns()
         while not self._stopped.is_set():
             self._busy.clear()
-            turns = [self._step(lane, finished, failed) for lane in list(lanes.values())]
-            if not any(turns):
+            residents.release()
+            working = [lane for lane in residents.loaded if not lane.idle]
+            if not working:
                 self._busy.wait()
+                continue
+            lane = turns.next(working)
+            began = time.monotonic()
+            self._step(lane, finished, failed)
+            turns.charge(lane, time.monotonic() - began)
 
     def stop(self) -> None:
         """End `run` after its current step."""
@@ -41,15 +76,11 @@ class Device:
         lane: Lane,
         finished: Callable[[Sequence], None],
         failed: Callable[[Lane, BaseException], None],
-    ) -> bool:
-        """One turn of one engine; return whether it had anything to do."""
-        if lane.engine.idle:
-            return False
+    ) -> None:
         try:
-            for sequence in lane.engine.step():
+            for sequence in lane.step():
                 finished(sequence)
         except Exception as error:  # nobody else would hear of it
-            log.exception("step failed", model=lane.name)
-            lane.engine.abandon()
+            log.exception("step failed", model=lane.source.name)
+            lane.abandon()
             failed(lane, error)
-        return True

@@ -11,7 +11,7 @@ from jobs import lifecycle
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
 from worker.intake import Intake
-from worker.lanes import Lanes
+from worker.roster import Roster
 
 log = structlog.get_logger(__name__)
 
@@ -26,13 +26,13 @@ class Heartbeat:
         self,
         database: Database,
         intake: Intake,
-        lanes: Lanes,
+        roster: Roster,
         lease: timedelta,
         every: timedelta,
     ) -> None:
         self._database = database
         self._intake = intake
-        self._lanes = lanes
+        self._roster = roster
         self._lease = lease
         self._every = every.total_seconds()
         self._steps = -1
@@ -58,7 +58,7 @@ class Heartbeat:
                 else:
                     self.look()
                 if time.monotonic() - offered_at >= _REPEAT_OFFER:
-                    self._lanes.offer(self._database)
+                    self._roster.offer(self._database)
                     offered_at = time.monotonic()
             except DatabaseUnavailable as error:
                 log.warning("missed a heartbeat, database is out of reach", error=str(error))
@@ -93,9 +93,10 @@ class Heartbeat:
             self._intake.cancel(lifecycle.unwanted(connection, claims))
 
     def _still_for(self) -> float:
-        """Seconds since the engines last made a step, or had nothing to do."""
-        engines = [lane.engine for lane in list(self._lanes.values())]
-        steps = sum(engine.steps for engine in engines)
-        if steps != self._steps or all(engine.idle for engine in engines):
+        """Seconds since a model last made a step, or none had anything to do, or one was being loaded."""
+        residents = self._roster.residents
+        steps = sum(lane.steps for lane in residents.loaded)
+        idle = all(lane.idle for lane in residents.loaded)
+        if steps != self._steps or idle or residents.loading is not None:
             self._steps, self._moved_at = steps, time.monotonic()
         return time.monotonic() - self._moved_at

@@ -5,58 +5,28 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError
-from tokenizers import Tokenizer
 
 from jobs import execution, lifecycle
 from jobs.attempts import Claim, ClaimedJob, Ending
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable, Unexpected, WorkerStopping
-from jobs.inputs import GenerationInput, Prompt
 from jobs.queue import QueueName
 from jobs.signals import ENDED, Signals
 from worker.lanes import Lane
+from worker.roster import Roster
 from worker.sequence import Sequence
+from worker.work import Work
 
 log = structlog.get_logger(__name__)
 
 _POLL_SECONDS = 1.0  # a doorbell may get lost; nobody waits longer than this for one
 _COMMIT_SECONDS = 2.0  # for the last commit, after the drain
-
-
-@dataclass(eq=False)
-class Work:
-    """A claimed job in flight: its sequences, and how many have not ended yet."""
-
-    job: ClaimedJob
-    lane: Lane
-    sequences: list[Sequence] = field(default_factory=list)  # prompt by prompt
-    per_prompt: int = 1
-    unfinished: int = 0
-    began: float = field(default_factory=time.monotonic)  # seconds
-
-    def output(self) -> dict[str, Any]:
-        """What is stored of the generation, complete or not."""
-        ends = [sequence.finished_at or time.monotonic() for sequence in self.sequences]
-        shown = [self._shown(sequence) for sequence in self.sequences]
-        return {
-            "sequences": shown,
-            "prompt_tokens": sum(len(s.prompt) for s in self.sequences[:: self.per_prompt]),
-            "output_tokens": sum(len(sequence["tokens"]) for sequence in shown),
-            "engine_ms": round((max(ends, default=self.began) - self.began) * 1000, 1),
-            "model_digest": self.lane.digest,
-        }
-
-    def _shown(self, sequence: Sequence) -> dict[str, Any]:
-        tokens = list(sequence.tokens)
-        text = sequence.text if sequence.finished else self.lane.tokenizer.decode(tokens)
-        return {"text": text, "tokens": tokens, "finish_reason": sequence.finish_reason}
 
 
 class Intake:
@@ -66,14 +36,14 @@ class Intake:
         self,
         database: Database,
         signals: Signals,
-        lanes: Mapping[str, Lane],
+        roster: Roster,
         worker: str,
         lease: timedelta,
         max_failures: int,
     ) -> None:
         self._database = database
         self._signals = signals
-        self._lanes = lanes
+        self._roster = roster
         self._worker = worker
         self._lease = lease
         self._max_failures = max_failures
@@ -116,7 +86,7 @@ class Intake:
     def fail(self, lane: Lane, error: BaseException) -> None:
         """The engine itself failed: every job in it ends with that."""
         with self._lock:
-            for work in [work for work in self._works.values() if work.lane is lane]:
+            for work in [work for work in self._works.values() if work.served.lane is lane]:
                 self._end(work, error)
         self._awake.set()
 
@@ -159,7 +129,9 @@ class Intake:
         if self._bell.is_set():
             self._bell.clear()  # before the claim: a bell that rings during it counts for the next
             self._more = True
-        return self._more and any(lane.engine.free > 0 for lane in list(self._lanes.values()))
+        return self._more and any(
+            lane.engine is None or lane.free > 0 for lane in self._roster.residents.lanes
+        )
 
     def _drain(self) -> None:
         while self.claims() and time.monotonic() < self._deadline:
@@ -209,58 +181,80 @@ class Intake:
     def _claim(self) -> None:
         try:
             with self._database.transaction() as connection:
-                jobs = self._claim_for_every_lane(connection)
+                jobs, waiting = self._claim_for_every_lane(connection)
         except DatabaseUnavailable as error:
             log.warning("cannot claim, database is out of reach", error=str(error))
             return
         for job in jobs:
             self._begin(job)
+        # only now, or a model could leave before it got the jobs that it was loaded for
+        self._more |= self._roster.want(waiting)
 
-    def _claim_for_every_lane(self, connection: Connection) -> list[ClaimedJob]:
+    def _claim_for_every_lane(self, connection: Connection) -> tuple[list[ClaimedJob], list[str]]:
+        """What was claimed, and the names that jobs waited for just before."""
         queue, jobs = QueueName.GENERATE, list[ClaimedJob]()
         self._more = False
         with self._lock:
             if any(work.job.suspect for work in self._works.values()):
                 self._more = True
-                return []
-        lanes = dict(self._lanes)  # more may come while we ask
-        if name := self._suspect(connection, lanes):
+                return [], []
+        if name := self._suspect(connection):
             # it may take the process down: let everybody else finish first
             self._more = True
             if self.claims():
-                return []
-            return lifecycle.claim_suspect(connection, queue, name, self._worker, self._lease)
-        for name, lane in lanes.items():
-            free = lane.engine.free
-            claimed = (
-                lifecycle.claim(connection, queue, name, self._worker, self._lease, free) if free else []
-            )
-            self._more |= len(claimed) == free
-            jobs += claimed
-        return jobs
+                return [], []
+            return lifecycle.claim_suspect(connection, queue, name, self._worker, self._lease), []
+        waiting = self._waiting(connection)
+        for lane in self._roster.residents.loaded:
+            if not lane.drains:
+                jobs += self._claim_for(connection, lane, waiting)
+        return jobs, waiting
 
-    def _suspect(self, connection: Connection, lanes: Mapping[str, Lane]) -> str | None:
-        """The lane that a suspect waits for. They are rare: asked once a second, and until it was claimed."""
+    def _suspect(self, connection: Connection) -> str | None:
+        """The loaded name that a suspect waits for. They are rare: asked once a second, and until claimed."""
         if self._suspected is not None or time.monotonic() >= self._suspect_asked + _POLL_SECONDS:
-            waits = (name for name in lanes if lifecycle.suspect_waits(connection, QueueName.GENERATE, name))
+            names = [name for name, served in self._roster.served.items() if served.lane.engine is not None]
+            waits = (name for name in names if lifecycle.suspect_waits(connection, QueueName.GENERATE, name))
             self._suspected, self._suspect_asked = next(waits, None), time.monotonic()
         return self._suspected
 
+    def _waiting(self, connection: Connection) -> list[str]:
+        """Of the names that share a lane or are not loaded: those with jobs, who waited longest first."""
+        names = [
+            name
+            for lane in self._roster.residents.lanes
+            if lane.engine is None or len(self._roster.names(lane)) > 1
+            for name in self._roster.names(lane)
+        ]
+        return lifecycle.waiting(connection, QueueName.GENERATE, names) if names else []
+
+    def _claim_for(self, connection: Connection, lane: Lane, waiting: list[str]) -> list[ClaimedJob]:
+        """What fits into a lane's free slots, shared out among its names."""
+        names = self._roster.names(lane)
+        if len(names) > 1:
+            names = [name for name in waiting if name in names]
+        jobs: list[ClaimedJob] = []
+        free = lane.free
+        for others, name in zip(reversed(range(len(names))), names, strict=True):
+            limit = -(-(free - len(jobs)) // (others + 1))
+            if limit > 0:
+                arguments = (connection, QueueName.GENERATE, name, self._worker, self._lease, limit)
+                claimed = lifecycle.claim(*arguments)
+                self._more |= len(claimed) == limit
+                jobs += claimed
+        return jobs
+
     def _begin(self, job: ClaimedJob) -> None:
-        work = Work(job, self._lanes[job.model])
         try:
-            task = GenerationInput.model_validate(job.input)
-            work.per_prompt = task.n
-            work.sequences = _sequences(task, work.lane.tokenizer)
-            work.unfinished = len(work.sequences)
-            with self._lock:
-                self._works[job.claim] = work
-                self._of.update((sequence, work) for sequence in work.sequences)
-            work.lane.submit(work.sequences)
+            work = Work.of(job, self._roster.served[job.model])
         except Exception as error:  # noqa: BLE001  one job must not take its neighbours along
             with self._lock:
-                self._end(work, error)
-            self._awake.set()
+                self._endings.append(execution.ending(job, error, self._max_failures))
+            return self._awake.set()
+        with self._lock:
+            self._works[job.claim] = work
+            self._of.update((sequence, work) for sequence in work.sequences)
+        return work.served.lane.submit(work.submitted, work.served.adapter)
 
     def _end(self, work: Work, outcome: Mapping[str, Any] | BaseException) -> None:
         self._remove(work)
@@ -269,19 +263,6 @@ class Intake:
     def _remove(self, work: Work) -> None:
         self._works.pop(work.job.claim, None)
         for sequence in work.sequences:
-            if self._of.pop(sequence, None) is not None:
-                work.lane.engine.drop(sequence)
-
-
-def _sequences(task: GenerationInput, tokenizer: Tokenizer) -> list[Sequence]:
-    """`n` sequences for each prompt, in the order of the answer."""
-    prompts = [_tokens(p, tokenizer) for p in task.prompts]
-    repeated = [prompt for prompt in prompts for _ in range(task.n)]
-    return [Sequence(prompt, task.sampling, index) for index, prompt in enumerate(repeated)]
-
-
-def _tokens(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
-    """As the door counted them: a template has written the special tokens already."""
-    if isinstance(prompt, str):
-        return tokenizer.encode(prompt, add_special_tokens=False).ids
-    return list(prompt)
+            self._of.pop(sequence, None)
+        for sequence in work.submitted:
+            work.served.lane.drop(sequence)

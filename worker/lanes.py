@@ -1,132 +1,170 @@
-"""The models of this worker: loads them one after the other, and offers each as soon as it can serve."""
+"""What serves a name: a lane, which is one model with a batch of its own, and perhaps an adapter over it."""
 
 import threading
 import time
-from collections.abc import Callable
-from collections.abc import Sequence as Several
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
-import structlog
-from tokenizers import Tokenizer
-
-from jobs import catalog
-from jobs.artifacts import ArtifactStore
 from jobs.catalog import ModelVersion
-from jobs.database import Database
-from jobs.errors import DatabaseUnavailable, ModelUnavailable
-from jobs.settings import ModelSource, Settings
+from jobs.errors import JobError
+from jobs.settings import ModelSource
+from worker.adapters import Adapter
 from worker.engine import Engine
-from worker.loading import LoadedModel, load
+from worker.loading import Description
+from worker.memory import Need
 from worker.sequence import Sequence
 
-log = structlog.get_logger(__name__)
+MOST_ADAPTERS = 32
+"""Of one model at a time; another one waits until a sequence's end lets one of them be forgotten."""
 
-_RETRY_SECONDS = 1.0
 
-
-@dataclass(eq=False)
 class Lane:
-    """One model, its engine, and what intake must know of it."""
+    """One model, loaded or not, and everyone in its batch.
 
-    name: str
-    engine: Engine
-    tokenizer: Tokenizer
-    digest: str
-    busy: threading.Event  # the device thread's alarm clock, shared by all lanes
+    `start` and `stop` say which; only one that is idle may be stopped, by the thread that also submits.
+    `step` and `abandon` are for the thread that owns the device, the rest for any.
+    """
 
-    def submit(self, sequences: Several[Sequence]) -> None:
-        """Hand sequences to the engine; they join its batch at the next step.
+    def __init__(
+        self, source: ModelSource, description: Description, need: Need, device: str, busy: threading.Event
+    ) -> None:
+        self.source, self.description, self.need = source, description, need
+        self.device = device  # its name, for receipts
+        self.engine: Engine | None = None
+        self.path = ""  # what multiplies; known once it was loaded
+        self.loaded_at = self.used_at = 0.0  # time.monotonic(); of its last step
+        self.wanted_at: float | None = None  # since when jobs wait for it to be loaded
+        self.drains = False  # takes no more jobs, so that another model may have its memory
+        self._busy = busy  # the device thread's alarm clock, shared by all lanes
+        self._lock = threading.Lock()  # over the three below
+        self._present: dict[Sequence, Adapter | None] = {}  # submitted and not yet gone
+        self._newcomers: list[Sequence] = []  # of those, who is not in the engine yet
+        self._dropped: set[Sequence] = set()  # of those, who shall leave
+        self._numbers: dict[Adapter, int] = {}  # that the model has, the least recently used first
 
-        Raises:
-            InvalidPrompt: one of them does not fit the model.
-        """
-        try:
-            for sequence in sequences:
-                self.engine.submit(sequence)
-        finally:
-            self.busy.set()
+    def start(self, engine: Engine, path: str) -> None:
+        """The model is loaded."""
+        self.path, self.wanted_at = path, None
+        self.loaded_at = self.used_at = time.monotonic()
+        self._numbers.clear()
+        self.engine = engine
 
+    def stop(self) -> Engine:
+        """The model shall leave; returns what must be let go on the thread that owns the device."""
+        assert self.engine is not None
+        engine, self.engine = self.engine, None
+        return engine
 
-class Lanes(dict[str, Lane]):
-    """The lanes that can serve, by name; it grows while others already run."""
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is here."""
+        return not self._present
 
-    def __init__(self, config: Settings, busy: threading.Event) -> None:
-        super().__init__()
-        self._config = config
-        self._busy = busy
-        self._versions: list[ModelVersion] = []
-        self._failed: dict[str, str] = {}
-        self._loading = {source.name for source in config.sources}
-        self._lock = threading.Lock()  # over the three above: the heartbeat repeats what the loader says
-
-    def load(self, database: Database, loaded: Callable[[], None]) -> None:
-        """Load, warm up and offer every model that can be had; say of the others why not.
-
-        Folders come first, since the Hub may take long. `loaded` is called after each.
-        """
-        self._offer_until_heard(database)
-        for source in sorted(self._config.sources, key=lambda source: not Path(source.source).is_dir()):
-            try:
-                self._add(source)
-            except ModelUnavailable as error:
-                log.error("model unavailable", model=source.name, reason=str(error))
-                self._decide(source.name, reason=str(error))
-            except Exception:  # one model must not take the others along
-                log.exception("model could not be loaded", model=source.name)
-                self._decide(
-                    source.name, reason=f"{source.source}: it could not be loaded; the log says why."
-                )
-            self._offer_until_heard(database)
-            loaded()
-        log.info("ready", models=list(self))
-
-    def offer(self, database: Database) -> None:
-        """Say what this worker has, and what it has not and why.
-
-        Raises:
-            DatabaseUnavailable: nobody heard it.
-        """
-        with self._lock, database.transaction() as connection:
-            catalog.offer(connection, self._config.worker, self._versions, self._failed, self._loading)
-
-    def _add(self, source: ModelSource) -> None:
-        began = time.monotonic()
-        model = load(source.source, source.quantization, self._config.device, self._config.hf_token)
-        engine = Engine(model.model, model.tokenizer, self._config.slots, self._config.rows_per_step)
-        engine.warm_up()
-        tokenizer = ArtifactStore(self._config.artifacts).put(model.tokenizer_json)
-        self[source.name] = Lane(source.name, engine, model.tokenizer, model.digest, self._busy)
-        self._decide(source.name, _version(source.name, model, tokenizer))
-        seconds = round(time.monotonic() - began, 2)
-        log.info("model loaded", model=source.name, quantization=model.quantization, seconds=seconds)
-
-    def _decide(self, name: str, version: ModelVersion | None = None, reason: str = "") -> None:
+    @property
+    def free(self) -> int:
+        """Slots that nobody holds or waits for; none where the model is not loaded."""
+        if (engine := self.engine) is None:
+            return 0
         with self._lock:
-            self._loading.discard(name)
-            if version is not None:
-                self._versions.append(version)
-            else:
-                self._failed[name] = reason
+            waiting = sum(sequence.sampling.num_beams for sequence in self._newcomers)
+        return max(0, engine.free - waiting)
 
-    def _offer_until_heard(self, database: Database) -> None:
-        while True:
+    @property
+    def steps(self) -> int:
+        """Turns done since the model was loaded."""
+        return self.engine.steps if self.engine else 0
+
+    def submit(self, sequences: Iterable[Sequence], adapter: Adapter | None) -> None:
+        """Let sequences join at the next step that has room; one that does not fit ends with an error."""
+        with self._lock:
+            for sequence in sequences:
+                self._present[sequence] = adapter
+                self._newcomers.append(sequence)
+        self._busy.set()
+
+    def drop(self, sequence: Sequence) -> None:
+        """Let a sequence leave at the next step. One that already left is no matter."""
+        with self._lock:
+            if sequence in self._present:
+                self._dropped.add(sequence)
+
+    def step(self) -> list[Sequence]:
+        """One turn of the engine; returns those that finished in it, with a text or an error."""
+        assert self.engine is not None
+        dropped = self._let_go(self.engine)
+        finished = self._admit(self.engine)
+        finished += self.engine.step()
+        with self._lock:
+            for sequence in (*dropped, *finished):
+                self._present.pop(sequence, None)
+        self.used_at = time.monotonic()
+        return finished
+
+    def abandon(self) -> None:
+        """Let everyone leave as they are."""
+        if self.engine is not None:
+            self.engine.abandon()
+        with self._lock:
+            self._present.clear()
+            self._newcomers.clear()
+            self._dropped.clear()
+
+    def _let_go(self, engine: Engine) -> set[Sequence]:
+        with self._lock:
+            dropped, self._dropped = self._dropped, set()
+            if dropped:
+                self._newcomers = [sequence for sequence in self._newcomers if sequence not in dropped]
+        for sequence in dropped:
+            engine.drop(sequence)
+        return dropped
+
+    def _admit(self, engine: Engine) -> list[Sequence]:
+        """Hand newcomers to the engine, each with its adapter's number; returns those it refused."""
+        gone: set[Sequence] = set()
+        refused = []
+        for sequence in list(self._newcomers):
+            if not self._adapt(engine, sequence):
+                break  # nor those behind it, or it could wait for ever
             try:
-                return self.offer(database)
-            except DatabaseUnavailable as error:
-                log.warning("waiting for the database", error=str(error))
-                time.sleep(_RETRY_SECONDS)
+                engine.submit(sequence)
+            except JobError as error:
+                sequence.error, sequence.finished_at = error, time.monotonic()
+                refused.append(sequence)
+            gone.add(sequence)
+        if gone:
+            with self._lock:  # only now, so that `free` counts each of them all the time
+                self._newcomers = [sequence for sequence in self._newcomers if sequence not in gone]
+        return refused
+
+    def _adapt(self, engine: Engine, sequence: Sequence) -> bool:
+        """Give a sequence its adapter's number; returns whether the model has it."""
+        adapter = self._present[sequence]
+        if adapter is None:
+            return True
+        number = self._numbers.pop(adapter, None)
+        if number is None:
+            if len(self._numbers) >= MOST_ADAPTERS and not self._forget_one(engine):
+                return False
+            number = engine.model.adapt(adapter)
+        self._numbers[adapter] = sequence.adapter = number
+        return True
+
+    def _forget_one(self, engine: Engine) -> bool:
+        """Make room for another adapter, unless sequences have all of them."""
+        with self._lock:
+            used = {sequence.adapter for sequence in self._present}  # a newcomer has no number yet
+        for adapter, number in self._numbers.items():
+            if number not in used:
+                del self._numbers[adapter]
+                engine.forget(number)
+                return True
+        return False
 
 
-def _version(name: str, model: LoadedModel, tokenizer: str) -> ModelVersion:
-    return ModelVersion(
-        name=name,
-        digest=model.digest,
-        quantization=model.quantization,
-        parameters=model.parameters,
-        context=model.context,
-        vocab_size=model.vocab_size,
-        eos_token_id=model.eos_token_id,
-        tokenizer=tokenizer,
-        chat_template=model.chat_template,
-    )
+@dataclass(frozen=True, eq=False)
+class Served:
+    """A name that jobs ask for, and what answers to it."""
+
+    version: ModelVersion
+    lane: Lane
+    adapter: Adapter | None = None

@@ -88,7 +88,7 @@ def finished(database: Database, owner: int, name: str, age: timedelta, **values
 def version(name: str = MODEL, digest: str = "d1", **changes: Any) -> ModelVersion:
     """A model version as a worker would offer it."""
     known = {"quantization": "int8", "parameters": 6_000_000, "context": 512, "vocab_size": 4096}
-    rest = {"eos_token_id": 0, "tokenizer": "a" * 64, "chat_template": None}
+    rest = {"eos_token_id": 0, "tokenizer": "a" * 64, "chat_template": None, "slots": 32}
     return ModelVersion(name=name, digest=digest, **(known | rest | changes))
 
 

@@ -74,3 +74,11 @@ def test_a_restarting_worker_keeps_its_offers_until_it_has_decided(database: Dat
             "a": "unavailable",
             "new": "available",
         }
+
+
+def test_of_several_workers_the_fewest_slots_count(database: Database) -> None:
+    with database.transaction() as connection:
+        catalog.offer(connection, "w1", [version(slots=32)], {})
+        catalog.offer(connection, "w2", [version(slots=8)], {})
+        catalog.offer(connection, "w3", [], {"starter": "no memory"})
+        assert catalog.listing(connection)["starter"].version == version(slots=8)

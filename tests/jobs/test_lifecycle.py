@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -218,3 +219,14 @@ def test_a_rolled_back_submit_leaves_neither_job_nor_event(database: Database, o
     assert samples.states(database) == {}
     with database.transaction() as connection:
         assert samples.events(connection, "a") == []
+
+
+def test_models_that_jobs_wait_for_are_told_longest_first(database: Database, owner: int) -> None:
+    with database.transaction() as connection:
+        for name, model in (("1", "late"), ("2", "early"), ("3", "later"), ("4", "nobody's")):
+            lifecycle.submit(connection, replace(samples.new(owner, name), model=model))
+    samples.alter(database, "2", turn=lifecycle._NOW - timedelta(minutes=1))
+    samples.alter(database, "3", available_at=lifecycle._NOW + timedelta(minutes=1))
+    with database.transaction() as connection:
+        asked = ["absent", "late", "later", "early"]
+        assert lifecycle.waiting(connection, samples.QUEUE, asked) == ["early", "late"]

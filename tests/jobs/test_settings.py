@@ -56,6 +56,9 @@ def test_a_blank_url_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None
         ("PORT", "70000"),
         ("SLOTS", "0"),
         ("DEVICE", "tpu"),
+        ("KERNEL", "cuda"),
+        ("MEMORY_GB", "-1"),
+        ("MEMORY_GB", "inf"),
         ("LOG_LEVEL", "LOUD"),
         ("LEASE_SECONDS", "nan"),
         ("MODELS", "gpt2"),
@@ -79,9 +82,9 @@ def test_a_heartbeat_that_comes_too_late_is_refused(monkeypatch: pytest.MonkeyPa
 
 
 def test_models_are_names_with_sources_and_perhaps_a_quantization(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MODELS", "starter=models/starter@int8, gpt2=openai-community/gpt2,")
+    monkeypatch.setenv("MODELS", "starter=models/starter@int8_static, gpt2=openai-community/gpt2,")
     assert settings.read().sources == (
-        ModelSource("starter", "models/starter", "int8"),
+        ModelSource("starter", "models/starter", "int8_static"),
         ModelSource("gpt2", "openai-community/gpt2", None),
     )
 

@@ -1,34 +1,44 @@
-"""Jobs through intake, device and heartbeat: the database and the engine are real, the network is tiny."""
+"""Jobs through intake, device and heartbeat: all is real but the network."""
 
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from statistics import mean
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from sqlalchemy import update
 from tokenizers import Tokenizer
 
 from jobs import lifecycle
 from jobs.attempts import NewJob
 from jobs.database import Database
+from jobs.inputs import Replay
 from jobs.queue import make_signals
 from jobs.settings import Settings
 from jobs.signals import Signals
 from jobs.states import State
 from jobs.tables import jobs
-from tests.conftest import wait_for
+from tests.conftest import ROOT, wait_for
 from tests.jobs import samples
-from tests.worker.conftest import EOS, MakeEngine
+from tests.worker.conftest import EOS
+from tests.worker.lanes import FakeModel, describe, make_lane, serve
+from worker.adapters import Adapter
 from worker.device import Device
+from worker.engine import Engine
 from worker.heartbeat import Heartbeat
 from worker.intake import Intake
-from worker.lanes import Lane, Lanes
+from worker.lanes import Lane
+from worker.roster import Roster
+from worker.work import _verification
 
 LEASE, EVERY = timedelta(seconds=5), timedelta(seconds=1)
+SLOTS = 4
 
 
 @dataclass
@@ -37,19 +47,39 @@ class Bench:
 
     database: Database
     owner: int
+    busy: threading.Event
+    roster: Roster
     lane: Lane
+    engine: Engine
     intake: Intake
     heartbeat: Heartbeat
     device: Device
     threads: list[threading.Thread] = field(default_factory=list)
     gates: list[threading.Semaphore] = field(default_factory=list)
 
-    def submit(self, name: str, prompts: list[Any] | None = None, n: int = 1, **sampling: Any) -> None:
+    def submit(
+        self,
+        name: str,
+        prompts: list[Any] | None = None,
+        model: str = samples.MODEL,
+        task: dict[str, Any] | None = None,
+        **sampling: Any,
+    ) -> None:
+        whole = {"prompts": prompts or ["hello"]} | (task or {})
+        self.submit_at_once({name: model}, whole, **sampling)
+
+    def submit_at_once(self, models: dict[str, str], task: dict[str, Any], **sampling: Any) -> None:
         asked = {"max_tokens": 8, "seed": 1, "ignore_eos": True} | sampling
-        task = {"prompts": prompts or ["hello"], "n": n, "sampling": asked}
         with self.database.transaction() as connection:
-            lifecycle.submit(connection, samples.new(self.owner, name, input=task))
+            for name, model in models.items():
+                new = samples.new(self.owner, name, input=task | {"sampling": asked})
+                lifecycle.submit(connection, replace(new, model=model))
         self.intake.wake()
+
+    def said(self, name: str) -> Any:
+        row = self.ended(name)
+        assert row.state == State.SUCCEEDED, row.error
+        return row.output
 
     def start(self, target: Callable[..., object], *arguments: Any) -> None:
         self.threads.append(threading.Thread(target=target, args=arguments, daemon=True))
@@ -76,17 +106,19 @@ def bench(
     owner: int,
     signals: Signals,
     settings: Settings,
-    make_engine: MakeEngine,
     tokenizer: Tokenizer,
 ) -> Iterator[Bench]:
     """Intake and device run; the heartbeat beats when a test says so."""
     busy = threading.Event()
-    lanes = Lanes(settings, busy)
-    lane = lanes[samples.MODEL] = Lane(samples.MODEL, make_engine(), tokenizer, "digest", busy)
-    intake = Intake(database, signals, lanes, "w", LEASE, max_failures=2)
+    roster = Roster(settings, database, busy)
+    engine = Engine(FakeModel(), tokenizer, SLOTS, token_budget=32)
+    lane = serve(roster, make_lane(samples.MODEL, tokenizer, busy, engine))
+    intake = Intake(database, signals, roster, "w", LEASE, max_failures=2)
+    roster._changed = intake.wake
+    heartbeat = Heartbeat(database, intake, roster, LEASE, EVERY)
     device = Device(busy)
-    made = Bench(database, owner, lane, intake, Heartbeat(database, intake, lanes, LEASE, EVERY), device)
-    made.start(device.run, lanes, intake.finish, intake.fail)
+    made = Bench(database, owner, busy, roster, lane, engine, intake, heartbeat, device)
+    made.start(device.run, roster.residents, intake.finish, intake.fail)
     made.start(intake.run)
     yield made
     for gate in made.gates:
@@ -98,7 +130,7 @@ def bench(
 
 
 def test_a_job_with_several_prompts_and_n_answers_in_their_order(bench: Bench) -> None:
-    bench.submit("a", prompts=["hello", [5, 6, 7]], n=2, temperature=0)
+    bench.submit("a", prompts=["hello", [5, 6, 7]], task={"n": 2}, temperature=0)
     output = bench.ended("a").output
     texts = [sequence["text"] for sequence in output["sequences"]]
     assert len(texts) == 4
@@ -108,8 +140,197 @@ def test_a_job_with_several_prompts_and_n_answers_in_their_order(bench: Bench) -
 
 
 def test_the_sequences_of_one_job_are_drawn_apart(bench: Bench) -> None:
-    bench.submit("a", n=3, temperature=1.5, max_tokens=12)
+    bench.submit("a", task={"n": 3}, temperature=1.5, max_tokens=12)
     assert len({sequence["text"] for sequence in bench.ended("a").output["sequences"]}) == 3
+
+
+def test_a_result_says_how_it_was_made(bench: Bench) -> None:
+    bench.submit("a", seed=7)
+    output = bench.said("a")
+    receipt = output["receipt"]
+    assert {
+        "model": samples.MODEL,
+        "model_digest": "digest",
+        "adapter_digest": None,
+    }.items() <= receipt.items()
+    assert {"quantization": "fp32", "path": "torch", "seed": 7, "device": "cpu"}.items() <= receipt.items()
+    assert receipt["torch"] == torch.__version__
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert receipt["engine"] == project["version"]
+
+
+def test_the_best_of_more_are_returned_best_first_and_all_are_counted(bench: Bench) -> None:
+    bench.submit("all", task={"n": 6}, temperature=1.5, logprobs=0)
+    bench.submit("best", task={"n": 2, "best_of": 6}, temperature=1.5)
+    every, best = bench.said("all"), bench.said("best")
+    ranked = sorted(every["sequences"], key=lambda s: -mean(one["logprob"] for one in s["logprobs"]))
+    assert [s["tokens"] for s in best["sequences"]] == [s["tokens"] for s in ranked[:2]]
+    assert best["output_tokens"] == 6 * 8
+    assert "logprobs" not in best["sequences"][0]
+
+
+def test_log_probabilities_and_the_prompt_are_stored_where_asked_for(bench: Bench) -> None:
+    bench.submit("a", prompts=[[5, 6, 7]], task={"echo": True}, temperature=0, logprobs=2, max_tokens=3)
+    sequence = bench.said("a")["sequences"][0]
+    assert sequence["prompt_tokens"] == [5, 6, 7]
+    assert [one["token"] for one in sequence["logprobs"]] == sequence["tokens"]
+    for one in sequence["logprobs"]:
+        assert one["top"][0] == [one["token"], one["logprob"]]
+        assert len(one["top"]) == 2
+    assert sequence["prompt_logprobs"][0] is None
+    assert [one["token"] for one in sequence["prompt_logprobs"][1:]] == [6, 7]
+
+
+def test_the_best_beams_are_returned_best_first(bench: Bench) -> None:
+    beams = {"num_beams": 3, "temperature": 0}
+    bench.submit("three", prompts=["hello", "you"], task={"n": 3}, **beams)
+    bench.submit("one", **beams)
+    three, one = bench.said("three")["sequences"], bench.said("one")["sequences"]
+    assert len(three) == 6
+    assert len({tuple(s["tokens"]) for s in three}) == 6
+    assert one == three[:1]
+
+
+def test_a_job_of_more_sequences_than_slots_takes_them_in_waves_and_nobody_claims_meanwhile(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = slow_down(bench, monkeypatch)
+    bench.submit("large", task={"n": 3 * SLOTS}, max_tokens=2)
+    wait_for(lambda: bench.state("large") == State.RUNNING)
+    bench.submit("next")
+    wait_for(lambda: gate.release() or bench.engine.steps >= 2)
+    assert bench.state("next") == State.QUEUED
+    gate.release(100)
+    assert len(bench.said("large")["sequences"]) == 3 * SLOTS
+    bench.said("next")
+
+
+def test_a_prefix_that_another_had_computed_is_counted(bench: Bench) -> None:
+    prompt = list(range(1, 100))
+    bench.submit("a", prompts=[prompt, prompt[:90]])
+    output = bench.said("a")
+    assert 64 <= output["cached_tokens"] <= 90
+    assert output["prompt_tokens"] == 99 + 90
+
+
+def test_a_replay_says_whether_it_said_the_same(bench: Bench) -> None:
+    bench.submit("first", task={"n": 2}, temperature=1.5)
+    tokens = [sequence["tokens"] for sequence in bench.said("first")["sequences"]]
+    replay = {"of": "first", "tokens": tokens, "receipt": {"model_digest": "then", "seed": 1}}
+    bench.submit("same", task={"n": 2, "replay": replay}, temperature=1.5)
+    assert bench.said("same")["verification"] == {
+        "of": "first",
+        "same": True,
+        "sequences": [{"same": True, "first_difference": None}] * 2,
+        "receipt": replay["receipt"],
+    }
+    tokens[1][5] += 1
+    bench.submit("other", task={"n": 2, "replay": replay}, temperature=1.5)
+    found = bench.said("other")["verification"]
+    assert (found["same"], found["sequences"][1]) == (False, {"same": False, "first_difference": 5})
+    assert found["sequences"][0]["same"]
+
+
+@pytest.mark.parametrize(
+    ("said", "index"), [([], 0), ([[1, 2]], 2), ([[1, 2, 3, 4]], 3), ([[1, 9, 3]], 1), ([[1, 2, 3]], None)]
+)
+def test_a_text_that_ends_elsewhere_differs_there(said: list[list[int]], index: int | None) -> None:
+    found = _verification(Replay(of="a", tokens=((1, 2, 3),), receipt={}), said)
+    assert found["same"] is (said == [[1, 2, 3]])
+    assert [one["first_difference"] for one in found["sequences"]] == ([index] if said else [])
+
+
+def test_every_end_of_text_of_a_model_ends_a_sequence(bench: Bench) -> None:
+    bench.submit("long", temperature=0)
+    tokens = bench.said("long")["sequences"][0]["tokens"]
+    bench.lane.description = describe(bench.lane.description.tokenizer, eos_token_ids=(EOS, tokens[2]))
+    bench.submit("ended", temperature=0, ignore_eos=False)
+    sequence = bench.said("ended")["sequences"][0]
+    assert (sequence["tokens"], sequence["finish_reason"]) == (tokens[: tokens.index(tokens[2]) + 1], "stop")
+    bench.submit("ignored", temperature=0)
+    assert bench.said("ignored")["sequences"][0]["tokens"] == tokens
+
+
+def test_a_job_that_cannot_be_read_fails_alone(bench: Bench) -> None:
+    bench.submit("bad", task={"n": -1})
+    bench.submit("good")
+    assert bench.ended("bad").state == State.FAILED
+    bench.said("good")
+
+
+def test_adapters_share_their_models_batch_under_names_of_their_own(bench: Bench) -> None:
+    serve_beside(bench, "tuned", Adapter("tuned digest", 4, {}))
+    bench.submit("plain", prompts=[[5]], model="other", temperature=0)
+    bench.submit("tuned", prompts=[[5]], model="tuned", temperature=0)
+    plain, tuned = bench.said("plain"), bench.said("tuned")
+    assert plain["sequences"][0]["tokens"] != tuned["sequences"][0]["tokens"]
+    assert (tuned["receipt"]["model"], tuned["receipt"]["adapter_digest"]) == ("tuned", "tuned digest")
+    assert tuned["receipt"]["model_digest"] == plain["receipt"]["model_digest"]
+
+
+def test_names_that_share_slots_share_them_out(bench: Bench) -> None:
+    lane = serve_beside(bench, "tuned", Adapter("digest", 4, {}))
+    bench.device.stop()  # nobody steps: what is claimed stays
+    models = {f"plain {number}": "other" for number in range(6)} | {"tuned": "tuned"}
+    bench.submit_at_once(models, {"prompts": ["hello"]})
+    wait_for(lambda: lane.free == 0)
+    running = [name for name in models if bench.state(name) == State.RUNNING]
+    assert "tuned" in running, "three plain jobs, who waited for longer, leave it a slot"
+    assert len(running) == SLOTS
+
+
+def serve_beside(bench: Bench, name: str, adapter: Adapter) -> Lane:
+    """A second model, that says what it is told to, with an adapter over it."""
+    tokenizer = bench.lane.description.tokenizer
+    engine = Engine(FakeModel(), tokenizer, slots=SLOTS, token_budget=32)
+    return serve(bench.roster, make_lane("other", tokenizer, bench.busy, engine), {name: adapter})
+
+
+def test_a_job_waits_for_its_model_to_be_loaded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = serve(bench.roster, make_lane("later", bench.lane.description.tokenizer, bench.busy))
+    go_on = threading.Event()
+
+    def load(wanted: Lane) -> None:
+        assert go_on.wait(20)
+        tokenizer = wanted.description.tokenizer
+        wanted.start(Engine(FakeModel(), tokenizer, slots=SLOTS, token_budget=32), "torch")
+
+    monkeypatch.setattr(bench.roster.residents, "load", load)
+    bench.submit("waits", model="later")
+    bench.submit("runs")
+    bench.said("runs")
+    wait_for(lambda: bench.roster.residents.loading is lane)
+    assert bench.state("waits") == State.QUEUED
+    go_on.set()
+    bench.said("waits")
+
+
+def test_two_models_that_do_not_fit_together_take_turns(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    residents, tokenizer = bench.roster.residents, bench.lane.description.tokenizer
+    other = serve(bench.roster, make_lane("other", tokenizer, bench.busy))
+
+    def load(wanted: Lane) -> None:
+        residents._gone.wait(20)
+        wanted.start(Engine(FakeModel(), tokenizer, SLOTS, token_budget=32), "torch")
+
+    monkeypatch.setattr(residents, "load", load)
+    monkeypatch.setattr(residents, "budget", bench.lane.need.total)
+    monkeypatch.setattr("worker.residents._PATIENCE", 0.0)
+    gate = slow_down(bench, monkeypatch)
+    bench.submit("running", max_tokens=20)
+    wait_for(lambda: bench.state("running") == State.RUNNING)
+    bench.submit("other", model="other")
+    wait_for(lambda: bench.lane.drains)
+    bench.submit("behind")
+    gate.release(10)
+    wait_for(lambda: bench.engine.steps >= 10)
+    assert bench.state("behind") == State.QUEUED, "a full lane would have had room for it"
+    assert other.engine is None
+    gate.release(100)
+    finished = [bench.ended(name).finished_at for name in ("running", "other", "behind")]
+    assert finished == sorted(finished)
 
 
 def test_a_prompt_that_does_not_fit_fails_its_job_alone(bench: Bench) -> None:
@@ -129,9 +350,8 @@ def test_a_result_that_cannot_be_stored_fails_its_job_alone(bench: Bench) -> Non
 
     bench.device.stop()
     wait_for(lambda: not bench.threads[0].is_alive())
-    again = Device(bench.lane.busy)
-    bench.device = again
-    bench.start(again.run, {samples.MODEL: bench.lane}, spoil, bench.intake.fail)
+    bench.device = Device(bench.busy)
+    bench.start(bench.device.run, bench.roster.residents, spoil, bench.intake.fail)
     bench.submit("bad", seed=13)
     bench.submit("good", seed=14)
     assert bench.ended("bad").error["code"] == "server_error"
@@ -141,14 +361,14 @@ def test_a_result_that_cannot_be_stored_fails_its_job_alone(bench: Bench) -> Non
 def test_an_engine_that_crashes_hands_its_jobs_back_and_goes_on(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward, crashes = bench.lane.engine.model.forward, iter([True])
+    forward, crashes = bench.engine.model.forward, iter([True])
 
     def crash_once(rows: Any) -> Any:
         if next(crashes, False):
             raise RuntimeError("the device is gone")
         return forward(rows)
 
-    monkeypatch.setattr(bench.lane.engine.model, "forward", crash_once)
+    monkeypatch.setattr(bench.engine.model, "forward", crash_once)
     bench.submit("a")
     row = bench.ended("a")
     assert (row.state, row.attempt, row.failures) == (State.SUCCEEDED, 2, 1)
@@ -158,7 +378,7 @@ def test_a_job_whose_every_attempt_crashes_fails(bench: Bench, monkeypatch: pyte
     def crash(rows: Any) -> Any:
         raise RuntimeError("the device is gone")
 
-    monkeypatch.setattr(bench.lane.engine.model, "forward", crash)
+    monkeypatch.setattr(bench.engine.model, "forward", crash)
     bench.submit("a")
     row = bench.ended("a")
     assert (row.state, row.failures, row.error["code"]) == (State.FAILED, 2, "server_error")
@@ -170,7 +390,7 @@ def test_a_cancelled_job_keeps_what_it_had(bench: Bench, monkeypatch: pytest.Mon
     wait_for(lambda: bench.state("a") == State.RUNNING)
     for _ in range(6):
         gate.release()
-    wait_for(lambda: bench.lane.engine.steps >= 6)
+    wait_for(lambda: bench.engine.steps >= 6)
     with bench.database.transaction() as connection:
         lifecycle.request_cancel(connection, "a", bench.owner)
     bench.heartbeat.look()
@@ -191,7 +411,7 @@ def test_a_lost_lease_drops_the_work_and_writes_nothing(
     bench.heartbeat.beat()
     assert bench.intake.claims() == []
     gate.release(60)
-    wait_for(lambda: bench.lane.engine.idle)
+    wait_for(lambda: bench.engine.idle)
     row = samples.row(bench.database, "a")
     assert (row.state, row.attempt, row.output) == (State.RUNNING, 7, None)
 
@@ -200,7 +420,7 @@ def test_a_device_that_hangs_renews_no_lease(bench: Bench, monkeypatch: pytest.M
     gate = slow_down(bench, monkeypatch)
     bench.submit("a", max_tokens=50)
     wait_for(lambda: bench.state("a") == State.RUNNING)
-    wait_for(lambda: not bench.lane.engine.idle)
+    wait_for(lambda: not bench.engine.idle)
     bench.heartbeat.beat()
     before = samples.row(bench.database, "a").lease_until
     pass_time(monkeypatch, EVERY + timedelta(seconds=0.1))  # no step since
@@ -217,7 +437,7 @@ def test_a_device_that_hangs_for_a_lease_ends_its_process(
     monkeypatch.setattr("worker.heartbeat.os._exit", exits.append)
     bench.submit("a", max_tokens=50)
     wait_for(lambda: bench.state("a") == State.RUNNING)
-    wait_for(lambda: not bench.lane.engine.idle)
+    wait_for(lambda: not bench.engine.idle)
     bench.heartbeat.beat()
     pass_time(monkeypatch, LEASE + timedelta(seconds=0.1))
     bench.heartbeat.beat()
@@ -272,12 +492,12 @@ def pass_time(monkeypatch: pytest.MonkeyPatch, span: timedelta) -> None:
 
 def slow_down(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
     """Let the engine step only when the test releases one; at most 10 s late, so that no test hangs."""
-    gate, forward = threading.Semaphore(0), bench.lane.engine.model.forward
+    gate, forward = threading.Semaphore(0), bench.engine.model.forward
 
     def wait_then_forward(rows: Any) -> Any:
         gate.acquire(timeout=10)
         return forward(rows)
 
-    monkeypatch.setattr(bench.lane.engine.model, "forward", wait_then_forward)
+    monkeypatch.setattr(bench.engine.model, "forward", wait_then_forward)
     bench.gates.append(gate)
     return gate
