@@ -96,7 +96,7 @@ class Request(BaseModel):
 class SampledRequest(Request):
     """How each next token is chosen and when to stop, with the same names in every call that generates."""
 
-    unsupported = {"logprobs": (), "stream_options": ()}
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {"logprobs": (), "stream_options": ()}
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
