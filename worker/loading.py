@@ -1,12 +1,15 @@
-"""The only place that reads a model's files: every one is checked at the door, none of their code is run."""
+"""The only place that finds a model's folder, and chooses what serves it: the kernel or the torch path."""
 
+import ctypes
 import hashlib
-import json
+import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import structlog
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is its HTTP client's
@@ -15,66 +18,86 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
     HTTPError,
     RepositoryNotFoundError,
 )
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from torch import Tensor
+from tokenizers import Tokenizer
 
 from jobs.errors import ModelUnavailable
-from worker.linears import Method, choose_method
+from worker import checkpoint
+from worker.engine import Model
+from worker.kernels import refusal
+from worker.kernels.model import KernelGPT2
 from worker.model import GPT2, Architecture, Network
+from worker.quantize import saved
+from worker.quantize.codes import needed, quantized_weight
+from worker.quantize.methods import Method, choose_method
+from worker.quantize.weights import Weight
+from worker.tokenizer import read_chat_template, read_tokenizer
 
 FETCHED = [
     "config.json", "generation_config.json", "model.safetensors", "model-*.safetensors",
     "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
     "chat_template.jinja",
 ]  # fmt: skip
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-CODE = ("auto_map", "custom_pipelines")  # config fields that name code of the model's own
-MASKS = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # constants that old checkpoints hold
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class LoadedModel:
-    """A model ready for an engine, and what others must know of it."""
+class Description:
+    """What others must know of a model, loaded or not."""
 
-    model: GPT2
+    architecture: Architecture
     tokenizer: Tokenizer
     tokenizer_json: bytes
     chat_template: str | None
     eos_token_id: int
+    eos_token_ids: tuple[int, ...]  # all that end a text; eos_token_id is the first
     context: int  # tokens, prompt and continuation together
     vocab_size: int
-    digest: str  # SHA-256 over configuration, weights and tokenizer
-    quantization: str
+    digest: str  # SHA-256 over the folder's configuration, weights and tokenizer, whatever the quantization
+    quantization: Method
     parameters: int
+    weight_bytes: int  # of the weights under this quantization
 
 
-def load(source: str, quantization: str | None, device: str, token: str | None = None) -> LoadedModel:
-    """A model from a local folder in Hugging Face layout, or from the Hub.
+@dataclass(frozen=True)
+class LoadedModel(Description):
+    """A model ready for an engine."""
 
-    `device` is auto, cpu or cuda. Raises ModelUnavailable with one sentence that says why.
+    model: Model
+    path: str  # what multiplies: avx512_vnni or torch
+    why: str | None  # why not the kernel, in one sentence
+
+
+def load(
+    source: str, quantization: str | None, device: str, token: str | None = None, kernel: str = "auto"
+) -> LoadedModel:
+    """A model from a local folder in Hugging Face layout, from one that Penstock quantized, or from the Hub.
+
+    `device` is auto, cpu or cuda; `kernel` is auto or torch. Raises ModelUnavailable with one sentence.
     """
-    try:
-        device = _choose_device(device)
-        method = choose_method(quantization, device)
-        return _read(_folder(source, token), method, device)
-    except ModelUnavailable as error:
-        raise ModelUnavailable(f"{source}: {error}") from error
-    except OSError as error:
-        raise ModelUnavailable(f"{source}: a file cannot be read: {error}.") from error
+    with named(source):
+        opened = _open(source, quantization, device, token)
+        description = opened.describe()
+        model, path, why = _served(opened, description.eos_token_id, kernel)
+        _give_back()
+    log.info("path chosen", source=source, quantization=opened.method, path=path, why=why)
+    return LoadedModel(**vars(description), model=model, path=path, why=why)
 
 
-def _choose_device(wanted: str) -> str:
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ModelUnavailable("The device is set to cuda, but there is no CUDA device; use cpu or auto.")
-    return wanted
+def describe(source: str, quantization: str | None, device: str, token: str | None = None) -> Description:
+    """What `load` would say of a model, without reading its weights but for their digest.
+
+    Refuses what `load` refuses, except numbers that are not finite. Raises ModelUnavailable.
+    """
+    with named(source):
+        opened = _open(source, quantization, device, token)
+        opened.check_headers()
+        return opened.describe()
 
 
-def _folder(source: str, token: str | None) -> Path:
+def find_folder(source: str, token: str | None = None) -> Path:
+    """Where a model lies, fetched from the Hub if need be. Raises ModelUnavailable."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
@@ -90,157 +113,100 @@ def _folder(source: str, token: str | None) -> Path:
         raise ModelUnavailable("there is no such folder, and the Hub could not be reached.") from error
 
 
-def _read(folder: Path, method: Method, device: str) -> LoadedModel:
-    config = _json(folder / "config.json")
-    architecture = _architecture(config)
-    tokenizer = _tokenizer(folder)
-    eos = _end_of_text(folder, config, architecture.vocab_size)
-    files = _weight_files(folder)
-    weights = _weights(files, architecture)
-    tokenizer_json = tokenizer.to_str().encode()
-    network = Network.build(architecture, weights, method, device)
-    return LoadedModel(
-        model=GPT2(network, architecture.n_positions, eos),
-        tokenizer=tokenizer,
-        tokenizer_json=tokenizer_json,
-        chat_template=_chat_template(folder),
-        eos_token_id=eos,
-        context=architecture.n_positions,
-        vocab_size=architecture.vocab_size,
-        digest=_digest([folder / "config.json", *files], tokenizer_json),
-        quantization=method,
-        parameters=sum(tensor.numel() for tensor in weights.values()),
+@dataclass(frozen=True)
+class _Opened:
+    """A model's folder, its configuration read, and what shall become of it."""
+
+    folder: Path
+    architecture: Architecture
+    ends: tuple[int, ...]
+    files: list[Path]
+    is_saved: bool  # its weights are in the method's numbers already
+    method: Method
+    device: str
+
+    def describe(self) -> Description:
+        a = self.architecture
+        tokenizer = read_tokenizer(self.folder)
+        tokenizer_json = tokenizer.to_str().encode()
+        return Description(
+            architecture=a,
+            tokenizer=tokenizer,
+            tokenizer_json=tokenizer_json,
+            chat_template=read_chat_template(self.folder),
+            eos_token_id=self.ends[0],
+            eos_token_ids=self.ends,
+            context=a.n_positions,
+            vocab_size=a.vocab_size,
+            digest=_digest([self.folder / "config.json", *self.files], tokenizer_json),
+            quantization=self.method,
+            parameters=sum(map(math.prod, a.shapes().values())),
+            weight_bytes=saved.size(a, self.method),
+        )
+
+    def check_headers(self) -> None:
+        if self.is_saved:
+            saved.check_header(self.files[0], self.architecture, self.method)
+        else:
+            checkpoint.check_headers(self.files, self.architecture)
+
+    def weights(self) -> dict[str, Weight]:
+        """In the method's numbers; of the original, one tensor at a time is in memory."""
+        a = self.architecture
+        if self.is_saved:
+            return saved.read_weights(self.files[0], a, self.method)
+        tensors = checkpoint.read_tensors(self.files, a)
+        return {name: quantized_weight(a, name, tensor, self.method) for name, tensor in tensors}
+
+
+def _open(source: str, quantization: str | None, wanted_device: str, token: str | None) -> _Opened:
+    device = _choose_device(wanted_device)
+    folder = find_folder(source, token)
+    config = checkpoint.read_json(folder / "config.json")
+    architecture = checkpoint.read_architecture(config)
+    kept = saved.read_saved(config)
+    if kept and quantization not in (None, kept.method):
+        raise ModelUnavailable(
+            f"it is saved as {kept.method} and cannot become {quantization}; ask for its original."
+        )
+    method = choose_method(kept.method if kept else quantization, device)
+    if method == "int8_static" and not kept:
+        needed(None)
+    return _Opened(
+        folder=folder,
+        architecture=architecture,
+        ends=checkpoint.read_ends_of_text(folder, config, architecture.vocab_size),
+        files=checkpoint.weight_files(folder),
+        is_saved=kept is not None,
+        method=method,
+        device=device,
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ModelUnavailable(f"the file {path.name} is missing.") from error
-    except ValueError as error:
-        raise ModelUnavailable(f"{path.name} is not JSON.") from error
-    if not isinstance(found, dict):
-        raise ModelUnavailable(f"{path.name} is not a JSON object.")
-    return found
+def _choose_device(wanted: str) -> str:
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ModelUnavailable("The device is set to cuda, but there is no CUDA device; use cpu or auto.")
+    return wanted
 
 
-def _architecture(config: dict[str, Any]) -> Architecture:
-    for field in CODE:
-        if config.get(field):
-            raise ModelUnavailable(f"config.json names code of its own in {field}, which is never run here.")
-    if config.get("quantization_config"):
-        raise ModelUnavailable("config.json has a quantization_config; only unquantized weights can be read.")
-    try:
-        return Architecture.model_validate(config)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "its fields"
-        raise ModelUnavailable(f"config.json does not fit at {where}: {first['msg']}.") from error
+def _served(opened: _Opened, eos_token_id: int, kernel: str) -> tuple[Model, str, str | None]:
+    """The model on the best path that may take it, that path's name, and why not the kernel."""
+    architecture, method, device = opened.architecture, opened.method, opened.device
+    why = "KERNEL is set to torch." if kernel == "torch" else refusal(architecture, method, device)
+    context = architecture.n_positions
+    if why is None:
+        model = KernelGPT2.build(architecture, opened.weights(), method, context, eos_token_id)
+        return model, "avx512_vnni", None
+    network = Network.build(architecture, opened.weights(), method, device)
+    return GPT2(network, context, eos_token_id), "torch", why
 
 
-def _end_of_text(folder: Path, config: dict[str, Any], vocab: int) -> int:
-    path = folder / "generation_config.json"
-    found = _json(path).get("eos_token_id") if path.exists() else None
-    found = config.get("eos_token_id", 50256) if found is None else found
-    if isinstance(found, list) and len(found) == 1:
-        found = found[0]
-    if not isinstance(found, int) or not 0 <= found < vocab:
-        raise ModelUnavailable(f"eos_token_id must be one token id below vocab_size {vocab}, not {found}.")
-    return found
-
-
-def _tokenizer(folder: Path) -> Tokenizer:
-    path = folder / "tokenizer.json"
-    try:
-        tokenizer = Tokenizer.from_buffer(path.read_bytes()) if path.exists() else _byte_level(folder)
-    except (OSError, ModelUnavailable):
-        raise
-    except Exception as error:  # the library raises nothing more precise
-        raise ModelUnavailable(f"the tokenizer cannot be read: {error}.") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def _byte_level(folder: Path) -> Tokenizer:
-    """GPT-2's tokenizer from its two old files."""
-    vocab, merges = folder / "vocab.json", folder / "merges.txt"
-    if not (vocab.exists() and merges.exists()):
-        raise ModelUnavailable("there is neither tokenizer.json nor both vocab.json and merges.txt.")
-    tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    tokenizer.add_special_tokens(["<|endoftext|>"])
-    return tokenizer
-
-
-def _chat_template(folder: Path) -> str | None:
-    path = folder / "chat_template.jinja"
-    if path.exists():
-        return path.read_text(encoding="utf-8")
-    path = folder / "tokenizer_config.json"
-    template = _json(path).get("chat_template") if path.exists() else None
-    if template is None or isinstance(template, str):
-        return template
-    raise ModelUnavailable("tokenizer_config.json has a chat_template that is not one text.")
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.exists():
-        return [single]
-    if index.exists():
-        shards = _json(index).get("weight_map")
-        if not isinstance(shards, dict) or not all(_is_plain_name(name) for name in shards.values()):
-            raise ModelUnavailable(f"{index.name} has no weight_map of safetensors files beside it.")
-        return [folder / name for name in sorted(set(shards.values()))]
-    for pattern in PICKLES:
-        for pickle in sorted(folder.glob(pattern)):
-            raise ModelUnavailable(
-                f"{pickle.name} is a pickle, which is never opened; save it as safetensors."
-            )
-    raise ModelUnavailable("the file model.safetensors is missing.")
-
-
-def _is_plain_name(name: object) -> bool:
-    return isinstance(name, str) and Path(name).name == name and name.endswith(".safetensors")
-
-
-def _weights(files: list[Path], architecture: Architecture) -> dict[str, Tensor]:
-    """The tensors that the architecture asks for, in fp32, each of the right shape and finite."""
-    shapes = architecture.shapes()
-    found: dict[str, Tensor] = {}
-    for path in files:
-        try:
-            with safe_open(path, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 (no mapping)
-                    plain = name.removeprefix("transformer.")
-                    if not (MASKS.fullmatch(plain) or (plain == "lm_head.weight" and plain not in shapes)):
-                        found[plain] = _checked(name, tensors.get_tensor(name), shapes.get(plain))
-        except FileNotFoundError as error:
-            raise ModelUnavailable(f"the file {path.name} is missing.") from error
-        except SafetensorError as error:
-            raise ModelUnavailable(f"{path.name} is not a whole safetensors file: {error}.") from error
-    for name in shapes:
-        if name not in found:
-            raise ModelUnavailable(f"the weights lack the tensor {name}, which config.json asks for.")
-    return found
-
-
-def _checked(name: str, tensor: Tensor, shape: tuple[int, ...] | None) -> Tensor:
-    if shape is None:
-        raise ModelUnavailable(f"the weights have a tensor {name}, which config.json does not ask for.")
-    if tuple(tensor.shape) != shape:
-        has, asked = list(tensor.shape), list(shape)
-        raise ModelUnavailable(f"the tensor {name} has shape {has}, and config.json asks for {asked}.")
-    if not tensor.is_floating_point():
-        raise ModelUnavailable(f"the tensor {name} is {tensor.dtype}, not floating point.")
-    tensor = tensor.float()
-    if not tensor.isfinite().all():
-        raise ModelUnavailable(f"the tensor {name} holds NaN or infinity.")
-    return tensor
+def _give_back() -> None:
+    """Hand what loading has freed back to the system: glibc would keep 230 MB of GPT-2's 124 M parameters."""
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def _digest(files: list[Path], tokenizer: bytes) -> str:
@@ -250,3 +216,14 @@ def _digest(files: list[Path], tokenizer: bytes) -> str:
             whole.update(hashlib.file_digest(file, "sha256").digest())
     whole.update(hashlib.sha256(tokenizer).digest())
     return whole.hexdigest()
+
+
+@contextmanager
+def named(source: str) -> Iterator[None]:
+    """Say of which model an error speaks."""
+    try:
+        yield
+    except ModelUnavailable as error:
+        raise ModelUnavailable(f"{source}: {error}") from error
+    except OSError as error:
+        raise ModelUnavailable(f"{source}: a file cannot be read: {error}.") from error

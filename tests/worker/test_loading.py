@@ -15,7 +15,7 @@ from jobs.errors import ModelUnavailable
 from tests.worker.conftest import CONTEXT, EOS, VOCAB, greedy, random_gpt2, run, write_folder
 from worker import loading
 from worker.engine import Engine
-from worker.loading import LoadedModel, load
+from worker.loading import LoadedModel, describe, load
 
 
 @pytest.fixture(scope="session")
@@ -99,24 +99,6 @@ def test_an_untied_head_is_read(tmp_path: Path, tokenizer: Tokenizer) -> None:
     assert says(load(str(tmp_path), "fp32", "cpu")) == expected[0, 3:].tolist()
 
 
-def test_the_two_old_tokenizer_files_serve(folder: Path, tokenizer: Tokenizer) -> None:
-    (folder / "tokenizer.json").unlink()
-    tokenizer.model.save(str(folder))
-    read = load(str(folder), "fp32", "cpu").tokenizer
-    for text in ("the end", "é€ 😀\n\n", "a<|endoftext|>b"):
-        assert read.encode(text).ids == tokenizer.encode(text).ids
-        assert read.decode(read.encode(text).ids) == tokenizer.decode(tokenizer.encode(text).ids)
-
-
-def test_a_saved_tokenizer_does_not_cut_or_pad(folder: Path, tokenizer: Tokenizer) -> None:
-    spoiled = Tokenizer.from_str(tokenizer.to_str())
-    spoiled.enable_truncation(3)
-    spoiled.enable_padding(length=50)
-    spoiled.save(str(folder / "tokenizer.json"))
-    read = Tokenizer.from_buffer(load(str(folder), "fp32", "cpu").tokenizer_json)
-    assert read.encode("abcdefgh").ids == tokenizer.encode("abcdefgh").ids
-
-
 def test_the_digest_follows_configuration_weights_and_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     digests = [load(str(folder), "fp32", "cpu").digest, load(str(folder), "int8", "cpu").digest]
     assert digests[0] == digests[1]
@@ -131,11 +113,58 @@ def test_the_digest_follows_configuration_weights_and_tokenizer(folder: Path, to
     assert len(set(digests)) == 4
 
 
-def test_a_chat_template_is_read_from_either_file(folder: Path) -> None:
-    (folder / "tokenizer_config.json").write_text('{"chat_template": "old"}')
-    assert load(str(folder), "fp32", "cpu").chat_template == "old"
-    (folder / "chat_template.jinja").write_text("new")
-    assert load(str(folder), "fp32", "cpu").chat_template == "new"
+def test_a_description_is_that_of_the_loaded_model(saved: Path, gpt2: GPT2LMHeadModel) -> None:
+    described, loaded = describe(str(saved), None, "cpu"), load(str(saved), None, "cpu")
+    assert {name: value for name, value in vars(loaded).items() if name in vars(described)} | {
+        "tokenizer": None
+    } == vars(described) | {"tokenizer": None}
+    assert described.parameters == sum(parameter.numel() for parameter in gpt2.parameters())
+    assert described.weight_bytes < 1.5 * described.parameters  # int8, and a few norms in fp32
+
+
+def test_a_model_that_does_not_fit_is_not_described(folder: Path) -> None:
+    change_tensors(folder, **{"transformer.ln_f.bias": torch.ones(63)})
+    with pytest.raises(ModelUnavailable, match=r"ln_f.bias has shape \[63\]"):
+        describe(str(folder), "fp32", "cpu")
+
+
+def test_the_first_end_of_text_is_the_models_own(folder: Path) -> None:
+    change(folder / "generation_config.json", eos_token_id=[7, EOS, 7])
+    model = load(str(folder), "fp32", "cpu")
+    assert (model.eos_token_id, model.eos_token_ids, model.model.eos_token_id) == (7, (7, EOS), 7)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_checkpoint_in_16_bits_says_what_its_numbers_say(folder: Path, dtype: torch.dtype) -> None:
+    path = folder / "model.safetensors"
+    halved = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
+    save_file({name: tensor.float() for name, tensor in halved.items()}, path)
+    expected = says(load(str(folder), "fp32", "cpu"))
+    save_file(halved, path)
+    assert says(load(str(folder), "fp32", "cpu")) == expected
+
+
+def test_the_torch_path_can_be_asked_for(saved: Path) -> None:
+    model = load(str(saved), "int8", "cpu", kernel="torch")
+    assert (model.path, model.why) == ("torch", "KERNEL is set to torch.")
+
+
+def test_a_model_that_the_kernel_cannot_serve_says_why(saved: Path) -> None:
+    model = load(str(saved), "fp32", "cpu")
+    assert model.path == "torch"
+    assert model.why
+    assert "\n" not in model.why
+
+
+def test_static_int8_is_only_had_from_a_saved_model(saved: Path) -> None:
+    for asked in (load, describe):
+        with pytest.raises(ModelUnavailable, match=r"python -m worker\.quantize --method int8_static"):
+            asked(str(saved), "int8_static", "cpu")
+
+
+def test_a_tensor_that_is_there_twice_is_refused(folder: Path) -> None:
+    change_tensors(folder, **{"ln_f.bias": torch.ones(64)})
+    assert refusal(folder) == "the weights have the tensor ln_f.bias twice."
 
 
 @pytest.mark.parametrize(
@@ -143,14 +172,17 @@ def test_a_chat_template_is_read_from_either_file(folder: Path) -> None:
     [
         ({"model_type": "llama"}, "model_type"),
         ({"auto_map": {"AutoModel": "evil.Model"}}, "auto_map"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantization_config"),
+        ({"quantization_config": {"quant_method": "penstock", "version": 2}}, "quantization_config."),
         ({"activation_function": "maxout"}, "maxout"),
         ({"n_layer": 4}, "h.3.ln_1.weight"),
         ({"n_layer": 2}, "h.2."),
         ({"vocab_size": 301}, "wte.weight has shape"),
         ({"n_embd": "wide"}, "n_embd"),
         ({"eos_token_id": 300}, "eos_token_id"),
-        ({"eos_token_id": [0, 1]}, "eos_token_id"),
+        ({"eos_token_id": [0, 300]}, "eos_token_id"),
+        ({"eos_token_id": []}, "eos_token_id"),
+        ({"eos_token_id": True}, "eos_token_id"),
     ],
     ids=str,
 )
