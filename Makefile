@@ -10,7 +10,7 @@ TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' requirements.txt)
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help demo up key test check format bench starter clean
+.PHONY: help demo up key test check format bench bench-peers bench-engine bench-serving starter clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -40,6 +40,16 @@ check: $(VENV)/ready-dev ## format, lint, types, import rules, and that migratio
 bench: $(VENV)/ready-dev ## run the benchmarks and print ratios
 	@$(BIN)/python -m bench.stack
 
+PEERS ?= .venv-peers
+export PEERS
+bench-peers: $(PEERS)/ready ## install the engines that Penstock is compared with into .venv-peers (builds llama.cpp)
+
+bench-engine: $(VENV)/ready-dev $(PEERS)/ready ## the engine against its peers, in-process (ARGS="--only penstock openvino --rounds 3")
+	@$(BIN)/python -m bench.engine $(ARGS)
+
+bench-serving: $(VENV)/ready-dev $(PEERS)/ready ## the whole stack over HTTP against engines in-process (ARGS)
+	@$(BIN)/python -m bench.serving $(ARGS)
+
 MINUTES ?= 85
 DECAY ?= 36
 STARTER ?= var/starter/model
@@ -48,10 +58,10 @@ starter: $(VENV)/ready ## train the starter model again, into var/starter/model 
 	@OMP_WAIT_POLICY=PASSIVE nice $(BIN)/python -m trainer.starter.train --export $(STARTER) --minutes $(MINUTES) --decay-minutes $(DECAY) $(EAGER)
 	@OMP_WAIT_POLICY=PASSIVE nice $(BIN)/python -m trainer.starter.evaluate --model $(STARTER)
 
-clean: ## remove the virtual environment; var/ stays
-	rm -rf $(VENV)
+clean: ## remove the virtual environments; var/ stays
+	rm -rf $(VENV) $(PEERS)
 
-$(VENV)/ready: requirements.txt
+$(VENV)/packages: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Penstock needs Python 3.11 or newer; $(PYTHON) is older. Name another: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
@@ -64,6 +74,21 @@ $(VENV)/ready: requirements.txt
 	@$(PIP) install -r requirements.txt
 	@touch $@
 
+# without a C++ compiler or AVX512-VNNI this says so, and torch's operators serve
+$(VENV)/ready: $(VENV)/packages $(wildcard worker/kernels/*.h worker/kernels/*.cpp worker/kernels/sources.py)
+	@$(BIN)/python -m worker.kernels.build
+	@touch $@
+
 $(VENV)/ready-dev: $(VENV)/ready requirements-dev.txt
 	@$(PIP) install -r requirements-dev.txt
+	@touch $@
+
+# torchvision, which optimum-intel asks for, is for pictures, and one that was built for another torch breaks transformers
+$(PEERS)/ready: bench/requirements-peers.txt
+	@command -v c++ >/dev/null || { echo "llama.cpp is built here and needs a C++ compiler. Install one first: sudo apt install g++"; exit 1; }
+	@echo "installing the peers into $(PEERS) (once, a few minutes; it builds llama.cpp)" >&2
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/pip --disable-pip-version-check --quiet install --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) '$(TORCH)'
+	@CMAKE_ARGS="-DGGML_NATIVE=ON" $(PEERS)/bin/pip --disable-pip-version-check --quiet install --no-binary llama-cpp-python -r $<
+	@$(PEERS)/bin/pip --disable-pip-version-check --quiet uninstall --yes torchvision
 	@touch $@

@@ -12,6 +12,13 @@ RUN sed '/^# ---- one machine/,$d' requirements.txt > /tmp/worker.txt \
     && pip install -r /tmp/worker.txt \
     && rm /tmp/worker.txt
 
+# The kernels, compiled in front of what changes more often; the compiler does not stay.
+COPY --chmod=755 worker/__init__.py worker/
+COPY --chmod=755 worker/kernels worker/kernels
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends g++ >/dev/null \
+    && python -m worker.kernels.build --any-processor \
+    && apt-get purge -y -qq --auto-remove g++ >/dev/null && rm -rf /var/lib/apt/lists/*
+
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp penstock \
     && install -d -o penstock -g penstock /artifacts /hub
 # 755: readable to penstock whatever the umask of the checkout was
