@@ -17,8 +17,8 @@ from worker.sequence import Sequence
 def run(source: str, prompt: str, tokens: int, sequences: int, slots: int) -> float:
     """Tokens per second of `sequences` continuations of about `tokens`; free slots are filled at once."""
     config = settings.read()
-    torch.set_num_threads(config.threads)
-    model = load(source, None, config.device)
+    torch.set_num_threads(1)  # as worker.app does: a pass has threads of its own
+    model = load(source, None, config.device, threads=config.threads)
     engine = Engine(model.model, model.tokenizer, slots, slots + 96)
     engine.warm_up()
     lengths = [length(number, tokens) for number in range(sequences)]

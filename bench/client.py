@@ -15,13 +15,14 @@ class Load:
 
     port: int
     key: str
-    kind: str  # empty | submit | result
+    kind: str  # empty | submit | result | completion
     concurrency: int
     requests: int  # in total
     model: str = "starter"
     tokens: int = 1  # of one generation; with `spread`, on average
     spread: bool = False
     prompt: str = "\ndef "
+    prompts: list[list[int]] = field(default_factory=list)  # of completions: token ids of each request
 
 
 def length(number: int, mean: int) -> int:
@@ -56,6 +57,9 @@ class Connection:
         if self._load.kind == "empty":
             self._call("POST", "/empty", b"{}")
             return 0
+        if self._load.kind == "completion":
+            completed = json.loads(self._call("POST", "/v1/completions", self._completion(number)))
+            return int(completed["usage"]["completion_tokens"])
         submitted = self._call("POST", "/v1/responses", self._body(number))
         if self._load.kind == "submit":
             return 0
@@ -76,6 +80,12 @@ class Connection:
             "seed": number,
         }
         return json.dumps(body).encode()
+
+    def _completion(self, number: int) -> bytes:
+        """Greedy, from token ids."""
+        load = self._load
+        asked = {"prompt": load.prompts[number], "max_tokens": load.tokens, "temperature": 0}
+        return json.dumps({"model": load.model, "ignore_eos": True, **asked}).encode()
 
     def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
         self._http.request(method, path, body, self._headers)

@@ -54,6 +54,13 @@ class Bench:
         load = Load(port, self.key, kind, concurrency, requests, tokens=tokens, spread=tokens > 1)
         return Measured(**json.loads(self._run("bench.client", json.dumps(asdict(load)))))
 
+    def completions(self, prompts: list[list[int]], tokens: int, concurrency: int) -> Measured:
+        """So many new tokens for each prompt, from `concurrency` clients that wait for theirs."""
+        load = Load(
+            self.port, self.key, "completion", concurrency, len(prompts), tokens=tokens, prompts=prompts
+        )
+        return Measured(**json.loads(self._run("bench.client", json.dumps(asdict(load)))))
+
     def bare(self, sequences: int) -> float:
         """Tokens/s of the engine alone."""
         flags = {"--source": self.source, "--tokens": str(_TOKENS), "--sequences": str(sequences)}
@@ -76,12 +83,13 @@ class Bench:
 
 
 @contextmanager
-def running(source: str = "models/starter") -> Iterator[Bench]:
-    """Start both, in a folder of their own; stop them at the end."""
+def running(source: str = "models/starter", **settings: str) -> Iterator[Bench]:
+    """Start both, in a folder of their own, with these settings; stop them at the end."""
     port, empty_port = _free_port(), _free_port()
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
         own = {"VAR_DIR": folder, "PORT": str(port), "DATABASE_URL": "", "REDIS_URL": "", "ARTIFACTS_URL": ""}
-        environment = {**os.environ, **own, "LOG_LEVEL": "WARNING", "MODELS": f"starter={source}"}
+        common = {"LOG_LEVEL": "WARNING", "MODELS": f"starter={source}", **settings}
+        environment = {**os.environ, **own, **common}
         stack = _start(environment, ["-m", "stack.up"], Path(folder) / "up.log")
         peer = _start(environment, _empty_on_gunicorn(empty_port), None)
         try:

@@ -70,16 +70,22 @@ class LoadedModel(Description):
 
 
 def load(
-    source: str, quantization: str | None, device: str, token: str | None = None, kernel: str = "auto"
+    source: str,
+    quantization: str | None,
+    device: str,
+    token: str | None = None,
+    kernel: str = "auto",
+    threads: int = 1,
 ) -> LoadedModel:
     """A model from a local folder in Hugging Face layout, from one that Penstock quantized, or from the Hub.
 
-    `device` is auto, cpu or cuda; `kernel` is auto or torch. Raises ModelUnavailable with one sentence.
+    `device` is auto, cpu or cuda; `kernel` is auto or torch; `threads` share a pass on a CPU. Raises
+    ModelUnavailable with one sentence.
     """
     with named(source):
         opened = _open(source, quantization, device, token)
         description = opened.describe()
-        model, path, why = _served(opened, description.eos_token_id, kernel)
+        model, path, why = _served(opened, description.eos_token_id, kernel, threads)
         _give_back()
     log.info("path chosen", source=source, quantization=opened.method, path=path, why=why)
     return LoadedModel(**vars(description), model=model, path=path, why=why)
@@ -191,13 +197,13 @@ def _choose_device(wanted: str) -> str:
     return wanted
 
 
-def _served(opened: _Opened, eos_token_id: int, kernel: str) -> tuple[Model, str, str | None]:
+def _served(opened: _Opened, eos_token_id: int, kernel: str, threads: int) -> tuple[Model, str, str | None]:
     """The model on the best path that may take it, that path's name, and why not the kernel."""
     architecture, method, device = opened.architecture, opened.method, opened.device
     why = "KERNEL is set to torch." if kernel == "torch" else refusal(architecture, method, device)
     context = architecture.n_positions
     if why is None:
-        model = KernelGPT2.build(architecture, opened.weights(), method, context, eos_token_id)
+        model = KernelGPT2.build(architecture, opened.weights(), method, context, eos_token_id, threads)
         return model, "avx512_vnni", None
     network = Network.build(architecture, opened.weights(), method, device)
     return GPT2(network, context, eos_token_id), "torch", why

@@ -22,14 +22,17 @@ class KernelGPT2:
     """A network with slots to keep sequences in: what the engine calls a `Model`.
 
     A row's bits depend on its own sequence alone: not on its neighbours, its slot, where its prompt was cut,
-    nor on torch.get_num_threads(), which says how many threads a pass takes.
+    nor on self.threads, which says how many threads a pass takes.
     """
 
     device = "cpu"
     exact_rows = True
 
-    def __init__(self, kernel: Any, vocab_size: int, context: int, eos_token_id: int) -> None:
+    def __init__(
+        self, kernel: Any, vocab_size: int, context: int, eos_token_id: int, threads: int = 1
+    ) -> None:
         self._kernel = kernel
+        self.threads = threads
         self.vocab_size, self.context, self.eos_token_id = vocab_size, context, eos_token_id
         self.slot_bytes: int = kernel.slot_bytes
         self.reserve(1)
@@ -42,6 +45,7 @@ class KernelGPT2:
         method: str,
         context: int,
         eos_token_id: int,
+        threads: int = 1,
     ) -> Self:
         """From int8 or int8_static weights as `quantized_weights` makes them, which are copied."""
         step = compiled()
@@ -59,7 +63,7 @@ class KernelGPT2:
             )
         )
         _fill(kernel, architecture, weights, context)
-        return cls(kernel, architecture.vocab_size, context, eos_token_id)
+        return cls(kernel, architecture.vocab_size, context, eos_token_id, threads)
 
     def reserve(self, slots: int) -> None:
         """Make room for so many sequences, costing memory only as it fills; what was kept is gone."""
@@ -83,7 +87,7 @@ class KernelGPT2:
 
     def copy(self, moves: list[tuple[int, int]], positions: list[int]) -> None:
         """Give slot moves[i][1] the first positions[i] positions of slot moves[i][0], all as if at once."""
-        self._kernel.copy(moves, positions, torch.get_num_threads())
+        self._kernel.copy(moves, positions, self.threads)
 
     def clear(self, slot: int) -> None:
         """Forget a slot; its memory goes back to the system."""
@@ -115,7 +119,7 @@ class KernelGPT2:
             rows.adapters,
             rows.wanted,
             output,
-            torch.get_num_threads(),
+            self.threads,
         )
 
 

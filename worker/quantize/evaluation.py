@@ -153,8 +153,8 @@ def report(folder: Path, text: Path, device: str = "cpu") -> Report:
         NumericalError: a logit is not finite.
     """
     config = settings.read()
-    torch.set_num_threads(config.threads)
-    loaded = load(str(folder), None, device, kernel=config.kernel)
+    torch.set_num_threads(1)  # as in the worker: a pass has threads of its own
+    loaded = load(str(folder), None, device, kernel=config.kernel, threads=config.threads)
     model, tokenizer = loaded.model, loaded.tokenizer
 
     def make_engine(slots: int) -> Engine:

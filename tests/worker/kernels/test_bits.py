@@ -34,7 +34,7 @@ def alone(many: Made) -> list[Tensor]:
 def test_bits_do_not_depend_on_company_slot_chunks_or_threads(
     many: Made, alone: list[Tensor], seed: int, threads: int, budget: int
 ) -> None:
-    torch.set_num_threads(threads)
+    many.model.threads = threads
     choice = random.Random(seed)
     slots = choice.sample(range(16), len(PROMPTS))
     done = [0] * len(PROMPTS)

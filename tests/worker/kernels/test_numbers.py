@@ -82,7 +82,7 @@ def test_the_lowest_of_equal_tokens_is_best(vocab: int, threads: int) -> None:
     weight.codes.copy_(weight.codes[0].clone().expand_as(weight.codes))  # type: ignore[union-attr]
     weight.scales.fill_(0.01)  # type: ignore[union-attr]
     made.model = type(made.model).build(made.architecture, made.weights, "int8", 100, 0)
-    torch.set_num_threads(threads)
+    made.model.threads = threads
     rows = chunk([0, 1, 2, 3, 4])
     logits = made.model.forward(rows)
     assert torch.equal(logits.amax(1), logits.amin(1))

@@ -31,8 +31,8 @@ MOVES = [
 @pytest.mark.parametrize("moves", MOVES, ids=str)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_slots_are_copied_as_if_all_at_once(moves: list[tuple[int, int]], threads: int) -> None:
-    torch.set_num_threads(threads)
     made = Made(architecture())
+    made.model.threads = threads
     for slot, prompt in enumerate(PROMPTS):
         made.model.forward(chunk(prompt, slot, wanted=[]))
     expected = [made.model.forward(chunk([7], slot, len(prompt))) for slot, prompt in enumerate(PROMPTS)]
