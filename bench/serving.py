@@ -58,7 +58,7 @@ def markdown(found: dict[str, Any]) -> str:
     """What was measured, as RESULTS.md shows it."""
     rates: Rates = found["rates"]
     said = (
-        f"{found['heading']}; in-process {found['threads']} threads, TORCH_THREADS={found['served_threads']}"
+        f"{found['heading']}; in-process {found['threads']} threads, TORCH_THREADS {found['served_threads'] or 'as it comes'}"
         f" over HTTP, {found['rounds']} rounds."
     )
     goals = [
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(CONTESTANTS), default=["penstock", "openvino"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=cores, help="of those in-process")
-    parser.add_argument("--served-threads", type=int, default=cores, help="TORCH_THREADS of the stack")
+    parser.add_argument("--served-threads", type=int, default=0, help="TORCH_THREADS of the stack")
     parser.add_argument("--out", type=Path, default=FOLDER / "serving.json")
     asked = parser.parse_args()
     found = measure(asked.rounds, asked.threads, asked.served_threads, asked.only)

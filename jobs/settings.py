@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     slots: int = Field(default=32, ge=1, le=1024)  # most sequences in one batch, per model
     memory_gb: float = Field(default=0, ge=0, allow_inf_nan=False)  # of all models; 0: a share of it all
     token_budget: int = Field(default=0, ge=0)  # rows of one step: next tokens, then prompts; 0: SLOTS + 96
-    torch_threads: int = Field(default=0, ge=0)  # of one step; 0: one per core, less one for everybody else
+    torch_threads: int = Field(default=0, ge=0)  # of one step; 0: one per core
 
     database_url: Annotated[OptionalText, AfterValidator(_postgres)] = (
         None  # unset: PostgreSQL inside var_dir
@@ -150,7 +150,7 @@ class Settings(BaseSettings):
     @property
     def threads(self) -> int:
         """How many threads share one step."""
-        return self.torch_threads or max(1, (os.cpu_count() or 1) - 1)
+        return self.torch_threads or len(os.sched_getaffinity(0))
 
     @property
     def rows_per_step(self) -> int:

@@ -22,7 +22,7 @@ class KernelGPT2:
     """A network with slots to keep sequences in: what the engine calls a `Model`.
 
     A row's bits depend on its own sequence alone: not on its neighbours, its slot, where its prompt was cut,
-    nor on self.threads, which says how many threads a pass takes.
+    nor on `threads`, which is how many a pass takes.
     """
 
     device = "cpu"
