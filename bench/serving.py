@@ -57,9 +57,10 @@ def measure(rounds: int, threads: int, served_threads: int, only: list[str]) -> 
 def markdown(found: dict[str, Any]) -> str:
     """What was measured, as RESULTS.md shows it."""
     rates: Rates = found["rates"]
+    served = found["served_threads"] or "as it comes"
     said = (
-        f"{found['heading']}; in-process {found['threads']} threads, TORCH_THREADS {found['served_threads'] or 'as it comes'}"
-        f" over HTTP, {found['rounds']} rounds."
+        f"{found['heading']}; in-process {found['threads']} threads, TORCH_THREADS {served} over HTTP,"
+        f" {found['rounds']} rounds."
     )
     goals = [
         report.comparison(rates, OURS, [KERNEL], {"32": 0.85}),
