@@ -13,32 +13,23 @@ from worker.cache import SEGMENT, Cache, segments
 from worker.rows import Chunk, Rows
 
 QUERIES = 32
-GAP = 3
-"""Neighbouring slots that are read in vain rather than to begin another product."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A segment of neighbouring slots, read in one product."""
-
-    segment: int
-    first: int  # slot
-    last: int  # the slot behind them
-
-    @property
-    def positions(self) -> slice:
-        """Of the segment."""
-        return slice(self.segment * SEGMENT, (self.segment + 1) * SEGMENT)
+TOGETHER = 8
+"""Segments of next-token rows in one product: read into a core's own cache, then multiplied."""
+EVEN = 4
+"""Segments of a smaller product are filled up to a multiple: preparing a product of a new shape is slow."""
 
 
 @dataclass(frozen=True)
 class Decode:
-    """The next-token rows: the slots from the first to the last row's, holes between them included."""
+    """The next-token rows, each a list of segments; rows of any lengths make products of one shape."""
 
     count: int  # rows
-    places: Tensor | None  # [rows] where each stands among the slots; None where there is no hole
-    mask: Tensor  # [slots, 1, length]
-    pieces: list[tuple[Piece, slice, slice]]  # with its slots among those of the mask, and its positions
+    batches: list[tuple[Tensor, Tensor, slice]]  # where keys are, where values are, and which segments
+    readers: Tensor  # [segments] the row that reads each
+    mask: Tensor  # [segments, 1, SEGMENT]
+    spread: Tensor  # [rows * heads * longest] each row's segments by head; behind its last: nothing
+    gathered: Tensor  # [segments * heads] back
+    sums: Tensor  # [longest * rows] likewise, not by head
 
 
 @dataclass(frozen=True)
@@ -46,7 +37,9 @@ class Prefill:
     """Consecutive rows of one slot."""
 
     chunk: Chunk
-    mask: Tensor  # [queries, length]
+    keys: Tensor  # [segments] where they are
+    values: Tensor
+    mask: Tensor  # [segments, 1, queries, SEGMENT]
 
 
 @dataclass(frozen=True)
@@ -64,102 +57,100 @@ def plan(cache: Cache, rows: Rows) -> Plan:
     return Plan(cache.places(rows), decode, [_plan_prefill(cache, chunk) for chunk in rows.chunks])
 
 
-def pieces(slots: list[int], positions: list[int]) -> list[Piece]:
-    """What rows in the order of their slots must read, each up to its position, in few products."""
-    found: list[Piece] = []
-    for segment in range(segments(max(positions) + 1)):
-        reading = [
-            slot for slot, position in zip(slots, positions, strict=True) if position >= segment * SEGMENT
-        ]
-        first = before = reading[0]
-        for slot in reading[1:]:
-            if slot - before > GAP:
-                found.append(Piece(segment, first, before + 1))
-                first = slot
-            before = slot
-        found.append(Piece(segment, first, before + 1))
-    return found
-
-
-def look_back(cache: Cache, layer: int, query: Tensor, plan: Plan, scale: float) -> Tensor:
-    """What each row sees: query [rows, heads, width] to fp32 [rows, heads * width]."""
+def look_back(cache: Cache, layer: int, query: Tensor, plan: Plan, scale: float, seen: Tensor) -> None:
+    """Write what each row sees: query [rows, heads, width] to fp32 [rows, heads, width]."""
     query = (query * scale).to(cache.dtype)
-    seen = []
     if plan.decode is not None:
-        seen.append(_decode(cache, layer, query[: plan.decode.count], plan.decode))
+        count = plan.decode.count
+        _decode(cache, layer, query[:count], plan.decode, seen[:count])
     for prefill in plan.prefills:
-        chunk = prefill.chunk
-        seen.append(_prefill(cache, layer, query[chunk.row : chunk.row + chunk.count], prefill))
-    return (seen[0] if len(seen) == 1 else torch.cat(seen)).flatten(1)
+        rows = slice(prefill.chunk.row, prefill.chunk.row + prefill.chunk.count)
+        _prefill(cache, layer, query[rows], prefill, seen[rows])
 
 
 def _plan_decode(cache: Cache, rows: Rows) -> Decode:
     slots, positions = rows.slots[: rows.decodes], rows.positions[: rows.decodes]
-    first, span = slots[0], slots[-1] - slots[0] + 1
-    ends, places = [0] * span, None  # a hole looks at one position
-    for slot, position in zip(slots, positions, strict=True):
-        ends[slot - first] = position
-    if span > rows.decodes:
-        places = torch.tensor([slot - first for slot in slots], device=cache.device)
-    mask = _mask(cache, torch.tensor(ends, device=cache.device), max(ends) + 1)
     read = [
-        (piece, slice(piece.first - first, piece.last - first), piece.positions)
-        for piece in pieces(slots, positions)
+        (row, number) for row, position in enumerate(positions) for number in range(position // SEGMENT + 1)
     ]
-    return Decode(rows.decodes, places, mask[:, None], read)
+    count = len(read)
+    read += [read[-1]] * (-count % EVEN if count > 1 else 0)  # read once more, and not looked at
+    readers, numbers = torch.tensor(read, device=cache.device).t().contiguous()
+    keys, values = cache.lines(torch.tensor(slots, device=cache.device)[readers], numbers)
+    ends = torch.tensor(positions, device=cache.device)[readers] - numbers * SEGMENT
+    longest = max(positions) // SEGMENT + 1
+    sums = torch.full((rows.decodes, longest), len(read), device=cache.device)
+    sums[readers[:count], numbers[:count]] = torch.arange(count, device=cache.device)
+    heads = torch.arange(cache.heads, device=cache.device)
+    return Decode(
+        count=rows.decodes,
+        batches=[
+            (keys[part], values[part], part)
+            for part in (slice(at, at + TOGETHER) for at in range(0, len(read), TOGETHER))
+        ],
+        readers=readers,
+        mask=_mask(cache, ends)[:, None],
+        spread=(sums[:, None] * cache.heads + heads[:, None]).flatten(),
+        gathered=((readers[:, None] * cache.heads + heads) * longest + numbers[:, None]).flatten(),
+        sums=sums.t().flatten(),
+    )
 
 
 def _plan_prefill(cache: Cache, chunk: Chunk) -> Prefill:
     queries = -(-chunk.count // QUERIES) * QUERIES
+    numbers = torch.arange(segments(chunk.start + chunk.count), device=cache.device)
     ends = torch.arange(chunk.start, chunk.start + queries, device=cache.device)
-    return Prefill(chunk, _mask(cache, ends, chunk.start + chunk.count))
+    mask = _mask(cache, ends - numbers[:, None] * SEGMENT)
+    return Prefill(chunk, *cache.lines(torch.full_like(numbers, chunk.slot), numbers), mask[:, None])
 
 
-def _mask(cache: Cache, ends: Tensor, length: int) -> Tensor:
-    """[len(ends), length in whole segments]: 0 up to and including each end, minus infinity behind it."""
-    length = segments(length) * SEGMENT
-    behind = torch.arange(length, device=cache.device) > ends[:, None]
+def _mask(cache: Cache, ends: Tensor) -> Tensor:
+    """[*ends, SEGMENT]: 0 up to and including each end, minus infinity behind it."""
+    behind = torch.arange(SEGMENT, device=cache.device) > ends[..., None]
     mask = torch.zeros(behind.shape, dtype=cache.dtype, device=cache.device)
     return mask.masked_fill_(behind, -torch.inf)
 
 
-def _decode(cache: Cache, layer: int, query: Tensor, decode: Decode) -> Tensor:
-    """query [rows, heads, width] to fp32 of the same shape."""
-    heads, width = query.shape[1:]
-    slots = len(decode.mask)
-    if decode.places is not None:
-        query = query.new_zeros(slots, heads, width).index_copy_(0, decode.places, query)
-    scores = decode.mask.repeat(1, heads, 1)
-    seen = torch.zeros(slots, heads, width, device=query.device)
-    for piece, part, where in decode.pieces:
-        keys, _ = cache.segment(layer, piece.segment, piece.first, piece.last)
-        # the product reads slowly from main memory, which a copy does not; and the keys come first,
-        # because a vector times their transpose took twice as long
-        found = torch.bmm(keys.clone(), query[part].reshape(-1, width, 1))
-        scores[part, :, where].add_(found.view(-1, heads, SEGMENT))
-    weights = scores.softmax(-1)
-    for piece, part, where in decode.pieces:
-        _, values = cache.segment(layer, piece.segment, piece.first, piece.last)
-        found = torch.bmm(weights[part, :, where].reshape(-1, 1, SEGMENT), values.clone())
-        seen[part].add_(found.view(-1, heads, width))
-    return seen if decode.places is None else seen[decode.places]
-
-
-def _prefill(cache: Cache, layer: int, query: Tensor, prefill: Prefill) -> Tensor:
+def _decode(cache: Cache, layer: int, query: Tensor, decode: Decode, seen: Tensor) -> None:
     """query [rows, heads, width] to fp32 of the same shape."""
     rows, heads, width = query.shape
-    queries, length = prefill.mask.shape
-    if rows < queries:
-        query = torch.cat((query, query.new_zeros(queries - rows, heads, width)))
-    query = query.transpose(0, 1).contiguous()
-    scores = prefill.mask.repeat(heads, 1, 1)
-    seen = torch.zeros(heads, queries, width, device=query.device)
-    slot = prefill.chunk.slot
-    for number in range(length // SEGMENT):
-        keys, _ = cache.segment(layer, number, slot, slot + 1)
-        scores[..., number * SEGMENT : (number + 1) * SEGMENT].add_(torch.bmm(query, keys.transpose(1, 2)))
-    weights = scores.softmax(-1)
-    for number in range(length // SEGMENT):
-        _, values = cache.segment(layer, number, slot, slot + 1)
-        seen.add_(torch.bmm(weights[..., number * SEGMENT : (number + 1) * SEGMENT], values))
-    return seen.transpose(0, 1)[:rows]
+    count = len(decode.readers)
+    asking = query.index_select(0, decode.readers).view(count, heads, 1, width)
+    scores = query.new_empty(count + 1, heads, SEGMENT)
+    scores[count] = -torch.inf
+    for keys, _, part in decode.batches:
+        asked = asking[part].view(-1, 1, width)
+        torch.bmm(
+            asked, cache.read(layer, keys).transpose(1, 2), out=scores[:count][part].view(-1, 1, SEGMENT)
+        )
+    scores[:count].add_(decode.mask)
+    weights = scores.view(-1, SEGMENT).index_select(0, decode.spread).view(rows * heads, -1).softmax(-1)
+    shares = weights.view(-1, SEGMENT).index_select(0, decode.gathered).view(count, heads, 1, SEGMENT)
+    found = query.new_empty(count + 1, heads, width)
+    found[count] = 0
+    for _, values, part in decode.batches:
+        share = shares[part].view(-1, 1, SEGMENT)
+        torch.bmm(share, cache.read(layer, values), out=found[:count][part].view(-1, 1, width))
+    _add_up(found.index_select(0, decode.sums).view(-1, rows, heads, width), seen)
+
+
+def _prefill(cache: Cache, layer: int, query: Tensor, prefill: Prefill, seen: Tensor) -> None:
+    """query [rows, heads, width] to fp32 of the same shape."""
+    rows, heads, width = query.shape
+    count, _, queries, _ = prefill.mask.shape
+    asking = query.new_zeros(heads, queries, width)
+    asking[:, :rows] = query.transpose(0, 1)
+    asked = asking.expand(count, -1, -1, -1).reshape(-1, queries, width)
+    scores = torch.bmm(asked, cache.read(layer, prefill.keys).transpose(1, 2))
+    scores = scores.view(count, heads, queries, SEGMENT).add_(prefill.mask)
+    weights = scores.permute(1, 2, 0, 3).reshape(heads * queries, -1).softmax(-1)
+    shares = weights.view(heads, queries, count, SEGMENT).permute(2, 0, 1, 3)
+    found = torch.bmm(shares.reshape(-1, queries, SEGMENT), cache.read(layer, prefill.values))
+    _add_up(found.view(count, heads, queries, width)[:, :, :rows].transpose(1, 2), seen)
+
+
+def _add_up(found: Tensor, seen: Tensor) -> None:
+    """[segments, ...] to their sum, one after the other: `sum` adds in an order that depends on how many."""
+    seen.copy_(found[0])
+    for segment in found[1:]:
+        seen.add_(segment)

@@ -2,6 +2,7 @@
 
 import math
 import mmap
+import threading
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from worker.rows import Rows
 
 SEGMENT = 64
-"""Positions that lie together: matrix products read whole segments of neighbouring slots without a copy."""
+"""Positions that lie together, and whose products are added in one go."""
 
 
 class Cache:
@@ -26,6 +27,7 @@ class Cache:
         self.dtype, self.device = dtype, device
         shape = (segments(context), 2, slots, heads, SEGMENT, width)
         self._layers = [_untouched_zeros(shape, dtype, device) for _ in range(layers)]
+        self._copies = threading.local()
         self._written = [0] * slots  # positions behind it are untouched
 
     @property
@@ -50,10 +52,18 @@ class Cache:
         new = keys_values.to(self.dtype).reshape(-1, self.width)
         self._layers[layer].view(-1, self.width).index_copy_(0, places, new)
 
-    def segment(self, layer: int, number: int, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of a segment of slots `first` to `last` - 1: [slots * heads, SEGMENT, width]."""
-        keys, values = self._layers[layer][number, :, first:last]
-        return keys.flatten(0, 1), values.flatten(0, 1)
+    def lines(self, slots: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the keys and the values of segments are, for `read`."""
+        keys = numbers * (2 * self.slots) + slots
+        return keys, keys + self.slots
+
+    def read(self, layer: int, lines: Tensor) -> Tensor:
+        """A copy of keys or values, [lines * heads, SEGMENT, width]: products read main memory slowly.
+
+        Good until the thread's next one: fresh memory of that size is given by the system, page by page.
+        """
+        stored = self._layers[layer].view(-1, self.heads * SEGMENT * self.width)
+        return stored.index_select(0, lines).view(-1, SEGMENT, self.width)
 
     def copy(self, moves: list[tuple[int, int]], positions: list[int]) -> None:
         """Give slot moves[i][1] the first positions[i] positions of slot moves[i][0], all as if at once."""

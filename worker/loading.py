@@ -206,7 +206,7 @@ def _served(opened: _Opened, eos_token_id: int, kernel: str, threads: int) -> tu
         model = KernelGPT2.build(architecture, opened.weights(), method, context, eos_token_id, threads)
         return model, "avx512_vnni", None
     network = Network.build(architecture, opened.weights(), method, device)
-    return GPT2(network, context, eos_token_id), "torch", why
+    return GPT2(network, context, eos_token_id, threads), "torch", why
 
 
 def _give_back() -> None:

@@ -28,13 +28,13 @@ BLOCK = 128  # logits of a row whose largest is looked for together: argmax itse
 class GPT2:
     """A network and the K/V of its sequences; one thread at a time."""
 
-    def __init__(self, network: Network, context: int, eos_token_id: int) -> None:
+    def __init__(self, network: Network, context: int, eos_token_id: int, threads: int = 1) -> None:
         self.network, self.context, self.eos_token_id = network, context, eos_token_id
         self.vocab_size, self.device = network.architecture.vocab_size, network.device
         # a row has the same bits in a chunk as by itself; in fp32 its attention is added in another order
         self.exact_rows = network.shared_by_rows and kept_in(network) == torch.bfloat16
         self._adapters = Adapters(network.device)
-        self._crew = Crew(torch.get_num_threads())
+        self._crew = Crew(threads)
         self.reserve(1)
         self.slot_bytes = self._cache.slot_bytes
 
@@ -84,19 +84,24 @@ class GPT2:
         planned = plan(self._cache, rows)
         adapted = self._adapters.of(rows.adapters)
         a = network.architecture
-        x = network.embed(rows.tokens, rows.positions)
+        count, filled = len(rows.tokens), filled_up(len(rows.tokens))
+        nobody = [0] * (filled - count)
+        x = network.embed(rows.tokens + nobody, rows.positions + nobody)
+        seen = x.new_zeros(filled, a.n_head, a.head_width)
         for number, block in enumerate(network.blocks):
 
             def attend(query_key_value: Tensor, layer: int = number) -> Tensor:
-                split = query_key_value.view(-1, 3, a.n_head, a.head_width)
+                split = query_key_value[:count].view(-1, 3, a.n_head, a.head_width)
                 self._cache.keep(layer, split[:, 1:], planned.places)
                 part.kept(layer)
-                return look_back(self._cache, layer, split[:, 0], planned, a.attention_scale(layer))
+                look_back(self._cache, layer, split[:, 0], planned, a.attention_scale(layer), seen)
+                return seen.flatten(1)
 
             x = block.forward(x, attend, None if adapted is None else adapted.layer(number))
         if not rows.wanted:  # all were the middle of prompts
             return x.new_empty(0, self.vocab_size)
-        return network.head(network.last_norm(x[rows.wanted]))
+        wanted = rows.wanted + rows.wanted[:1] * (filled_up(len(rows.wanted)) - len(rows.wanted))
+        return network.head(network.last_norm(x[wanted]))[: len(rows.wanted)]
 
 
 def best_of(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,6 +116,13 @@ def best_of(logits: Tensor) -> tuple[Tensor, Tensor]:
     tokens = places.gather(1, logits.gather(1, places).argmax(1, keepdim=True)).squeeze(1)
     finite = largest.amax(1).isfinite() & logits.amin(1).isfinite()
     return tokens, finite
+
+
+def filled_up(rows: int) -> int:
+    """How many rows go along for so many: a product of a new shape takes long to prepare."""
+    if rows <= 4:
+        return rows
+    return -(-rows // 4) * 4 if rows <= 32 else -(-rows // 16) * 16
 
 
 def kept_in(network: Network) -> torch.dtype:

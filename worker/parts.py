@@ -4,11 +4,12 @@ Threads inside each operator meet at its end, hundreds of times a pass, and wait
 core. Threads that each take their own rows through the whole network meet once.
 """
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from threading import Event
 from typing import TypeVar
 
@@ -20,7 +21,10 @@ Result = TypeVar("Result")
 FEWEST = 4
 """Rows that are worth a part of their own."""
 MOST = 128
-"""Rows of a part: what they need in between stays in a core's own cache, and in memory that malloc keeps."""
+"""Rows of a part, on average: what they need in between stays in a core's cache, in memory malloc keeps."""
+
+READ, SAID = 100, 200
+"""What a row of a prompt costs, and a next token, where each position that this one looks back at costs 1."""
 
 
 @dataclass
@@ -45,11 +49,11 @@ class Part:
 
 
 def parted(rows: Rows, threads: int, layers: int) -> list[Part]:
-    """A pass in parts of as many rows, as many for each thread."""
+    """A pass in parts that take about as long, as many for each thread."""
     total = len(rows.tokens)
     each = -(-total // (threads * MOST))
     count = max(1, min(threads * each, total // FEWEST))
-    borders = [total * part // count for part in range(count + 1)]
+    borders = _borders(rows, count)
     parts = [Part(_within(rows, start, end)) for start, end in pairwise(borders)]
     for border, (before, after) in zip(borders[1:-1], pairwise(parts), strict=True):
         if any(chunk.row < border < chunk.row + chunk.count for chunk in rows.chunks):
@@ -58,7 +62,7 @@ def parted(rows: Rows, threads: int, layers: int) -> list[Part]:
 
 
 class Crew:
-    """As many threads as torch may use; the one that asks is one of them."""
+    """Threads that share a pass; the one that asks is one of them."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -66,11 +70,12 @@ class Crew:
 
     def run(self, work: Callable[[Part], Result], parts: list[Part]) -> list[Result]:
         """What `work` gives for each part, each with one thread inside its operators."""
+        before = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             return self._run(work, parts)
         finally:
-            torch.set_num_threads(self.threads)
+            torch.set_num_threads(before)
 
     def _run(self, work: Callable[[Part], Result], parts: list[Part]) -> list[Result]:
         # taken from the front by everybody, so that whoever waits for an earlier part waits for a started one
@@ -97,6 +102,17 @@ class Crew:
             if error is not None:
                 raise error
         return [done[number] for number in range(len(parts))]
+
+
+def _borders(rows: Rows, count: int) -> list[int]:
+    """Where each part begins, and where the last one ends; no part is empty."""
+    said = (SAID + position for position in rows.positions[: rows.decodes])
+    costs = list(accumulate([*said, *[READ] * (len(rows.tokens) - rows.decodes)]))
+    borders, half_a_row = [0], costs[-1] // (2 * len(costs))
+    for part in range(1, count):
+        fair = bisect_right(costs, costs[-1] * part // count + half_a_row)
+        borders.append(max(borders[-1] + 1, min(fair, len(costs) - count + part)))
+    return [*borders, len(costs)]
 
 
 def _within(rows: Rows, start: int, end: int) -> Rows:

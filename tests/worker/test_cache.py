@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from worker.attention import Piece, look_back, pieces, plan
+from worker.attention import look_back, plan
 from worker.cache import SEGMENT, Cache
 from worker.parts import parted
 from worker.rows import Chunk, Rows
@@ -21,7 +21,9 @@ def see(cache: Cache, rows: Rows) -> torch.Tensor:
     query, key, value = NUMBERS[:, rows.positions]
     planned = plan(cache, rows)
     cache.keep(0, torch.stack((key, value), 1), planned.places)
-    return look_back(cache, 0, query, planned, 0.25)
+    seen = torch.empty(query.shape)
+    look_back(cache, 0, query, planned, 0.25, seen)
+    return seen.flatten(1)
 
 
 def chunk(slot: int, start: int, end: int) -> Rows:
@@ -64,27 +66,32 @@ def test_a_row_has_the_same_bits_in_chunks_and_in_company(dtype: torch.dtype) ->
             assert torch.equal(only, alone[length][-1])
 
 
-def test_rows_read_no_more_segments_than_they_have() -> None:
-    assert pieces([0, 1, 2, 9], [SEGMENT, 5, SEGMENT - 1, 5]) == [
-        Piece(0, 0, 3),
-        Piece(0, 9, 10),
-        Piece(1, 0, 1),
-    ]
+def test_rows_of_different_lengths_read_what_they_have_and_little_more() -> None:
+    planned = plan(made(10), next_tokens((0, 63), (1, 5), (4, 64), (9, 5 * SEGMENT)))
+    assert planned.decode is not None
+    assert sum(len(keys) for keys, _, _ in planned.decode.batches) == 12  # 1 + 1 + 2 + 6, in even products
 
 
-def test_a_pass_is_cut_into_even_parts_that_wait_for_a_cut_chunk() -> None:
+def test_a_pass_is_cut_into_parts_that_last_as_long_and_wait_for_a_cut_chunk() -> None:
     rows = Rows(
         list(range(20)), [0, 1, *[2] * 5, *[3] * 13], [7, 8, *range(5), *range(40, 53)],
         decodes=2, chunks=[Chunk(2, 2, 0, 5), Chunk(3, 7, 40, 13)], wanted=[0, 1, 6, 19],
     )  # fmt: skip
     first, second = parted(rows, 2, layers=3)
-    assert first.rows.chunks == [Chunk(2, 2, 0, 5), Chunk(3, 7, 40, 3)]
-    assert second.rows.chunks == [Chunk(3, 0, 43, 10)]
+    assert first.rows.chunks == [Chunk(2, 2, 0, 5), Chunk(3, 7, 40, 2)]
+    assert second.rows.chunks == [Chunk(3, 0, 42, 11)]
     assert (first.rows.decodes, second.rows.decodes) == (2, 0)
-    assert (first.rows.wanted, second.rows.wanted) == ([0, 1, 6], [9])
+    assert (first.rows.wanted, second.rows.wanted) == ([0, 1, 6], [10])
     assert first.rows.tokens + second.rows.tokens == rows.tokens
     assert len(first.ahead) == 3
     assert first.ahead is second.behind
+
+
+def test_a_long_row_has_a_part_of_its_own_and_no_part_is_empty() -> None:
+    rows = next_tokens((0, 599), *((slot, 0) for slot in range(1, 4)), *((slot, 9) for slot in range(4, 8)))
+    assert [part.rows.decodes for part in parted(rows, 2, layers=1)] == [3, 5]
+    rows = next_tokens((0, 100_000), *((slot, 0) for slot in range(1, 8)))
+    assert [part.rows.decodes for part in parted(rows, 2, layers=1)] == [1, 7]
 
 
 def test_few_rows_stay_one_part() -> None:

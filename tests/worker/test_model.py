@@ -29,11 +29,7 @@ def ours(reference: GPT2LMHeadModel, method: Method = "fp32", threads: int = 1) 
     products = [f"h.{layer}.{product}" for layer in range(a.n_layer) for product in PRODUCTS]
     ranges = dict.fromkeys([*products, "wte", "lm_head"], 8.0) if method == "int8_static" else None
     weights = quantized_weights(a, tensors, method, ranges)
-    torch.set_num_threads(threads)
-    try:
-        return GPT2(Network.build(a, weights, method, "cpu"), a.n_positions, EOS)
-    finally:
-        torch.set_num_threads(1)
+    return GPT2(Network.build(a, weights, method, "cpu"), a.n_positions, EOS, threads)
 
 
 def prompts(*lengths: int) -> list[list[int]]:
