@@ -46,6 +46,7 @@ def build(
 
 def generate(engine: Engine, job: Job) -> list[list[int]]:
     """All of a job's requests."""
+    engine.abandon()  # what earlier jobs left in the slots must not spare this one its prompts
     asked = zip(job.prompts, job.lengths, strict=True)
     sequences = [
         Sequence(prompt, sampling(job, length, number)) for number, (prompt, length) in enumerate(asked)
