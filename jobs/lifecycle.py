@@ -201,16 +201,27 @@ def recover_lost(connection: Connection, limit: int = 1000) -> dict[State, int]:
 
 def fail_unserved(connection: Connection, after: timedelta) -> int:
     """Fail the jobs that have waited for longer than `after` for a model that no worker has any more."""
-    served = exists().where(offers.c.name == jobs.c.model, offers.c.version_id.is_not(None))
     error = ModelUnavailable("No worker offers this model any more.")
-    gone = jobs.c.turn < _NOW - after, jobs.c.state == literal_column("'queued'"), ~served
-    code = literal(error.code, Text)
-    return len(_move(connection, State.FAILED, *gone, code=code, error=error_object(error)))
+    return _fail_unserved(connection, error, jobs.c.turn < _NOW - after)
+
+
+def fail_unloadable(connection: Connection, queue: str, model: str, reason: str) -> int:
+    """Fail the jobs that wait for a model which could not be loaded, unless another worker offers it."""
+    return _fail_unserved(connection, ModelUnavailable(reason), jobs.c.queue == queue, jobs.c.model == model)
 
 
 def error_object(error: JobError) -> dict[str, str]:
     """The stored form of an error."""
     return {"code": error.code, "message": str(error)}
+
+
+def _fail_unserved(connection: Connection, error: ModelUnavailable, *which: ColumnElement[bool]) -> int:
+    served = exists().where(offers.c.name == jobs.c.model, offers.c.version_id.is_not(None))
+    waiting = jobs.c.state == literal_column("'queued'")
+    code = literal(error.code, Text)
+    return len(
+        _move(connection, State.FAILED, waiting, ~served, *which, code=code, error=error_object(error))
+    )
 
 
 def _due(queue: str | ColumnElement[str], model: str | ColumnElement[str]) -> ColumnElement[bool]:

@@ -1,5 +1,6 @@
 """Log-probabilities in OpenAI's two shapes: that of completions, and that of a response's text."""
 
+import codecs
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,9 +52,11 @@ def _written(piece: bytes) -> str:
 
 
 def _offsets(pieces: Sequence[bytes]) -> list[int]:
-    """Where each token begins in the text, in characters."""
-    offsets, read = [], b""
+    """In which character of the text each token begins; bytes that are none count as the text shows them."""
+    offsets, read, decoder = [], 0, codecs.getincrementaldecoder("utf-8")("replace")
     for piece in pieces:
-        offsets.append(len(read.decode(errors="ignore")))
-        read += piece
+        read += len(decoder.decode(piece[:1]))
+        unfinished, _ = decoder.getstate()
+        offsets.append(read if unfinished or not piece else read - 1)
+        read += len(decoder.decode(piece[1:]))
     return offsets

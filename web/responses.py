@@ -188,7 +188,7 @@ def _replay(backend: Backend, record: JobRecord) -> NewJob:
             code="model_changed",
         )
     tokens = [sequence["tokens"] for sequence in record.output["sequences"]]
-    replay = {"of": record.id, "tokens": tokens, "receipt": record.output["receipt"]}
+    replay = {"of": record.id, "tokens": tokens, "receipt": record.output.get("receipt", {})}
     return NewJob(
         id=f"resp_{secrets.token_hex(16)}",
         owner_id=owner_id(),

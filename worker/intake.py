@@ -129,9 +129,8 @@ class Intake:
         if self._bell.is_set():
             self._bell.clear()  # before the claim: a bell that rings during it counts for the next
             self._more = True
-        return self._more and any(
-            lane.engine is None or lane.free > 0 for lane in self._roster.residents.lanes
-        )
+        lanes = self._roster.residents.lanes
+        return self._more and (not lanes or any(lane.engine is None or lane.free > 0 for lane in lanes))
 
     def _drain(self) -> None:
         while self.claims() and time.monotonic() < self._deadline:
@@ -194,6 +193,7 @@ class Intake:
         """What was claimed, and the names that jobs waited for just before."""
         queue, jobs = QueueName.GENERATE, list[ClaimedJob]()
         self._more = False
+        self._roster.turn_away(connection)
         with self._lock:
             if any(work.job.suspect for work in self._works.values()):
                 self._more = True
@@ -250,11 +250,13 @@ class Intake:
         except Exception as error:  # noqa: BLE001  one job must not take its neighbours along
             with self._lock:
                 self._endings.append(execution.ending(job, error, self._max_failures))
-            return self._awake.set()
+            self._awake.set()
+            return
         with self._lock:
             self._works[job.claim] = work
             self._of.update((sequence, work) for sequence in work.sequences)
-        return work.served.lane.submit(work.submitted, work.served.adapter)
+            # under the lock: dropped between the two it would run on for nobody
+            work.served.lane.submit(work.submitted, work.served.adapter)
 
     def _end(self, work: Work, outcome: Mapping[str, Any] | BaseException) -> None:
         self._remove(work)

@@ -72,7 +72,8 @@ class Lane:
     @property
     def steps(self) -> int:
         """Turns done since the model was loaded."""
-        return self.engine.steps if self.engine else 0
+        engine = self.engine  # read once: it may leave meanwhile
+        return engine.steps if engine else 0
 
     def submit(self, sequences: Iterable[Sequence], adapter: Adapter | None) -> None:
         """Let sequences join at the next step that has room; one that does not fit ends with an error."""

@@ -3,11 +3,8 @@
 STRETCH = 1.7  # a step with prompt rows may last so many times one without; 2 is the promise
 LEAST = 8  # rows that always go along: a prompt must get on, and so few cost hardly more than one
 CURIOUS = 8  # rows more than were ever tried: beyond some number each row costs, where the first ones did not
-RECENT, DEARER, CHEAPER = (
-    0.25,
-    0.5,
-    0.1,
-)  # weights of the newest measurement; dear rows hurt, so believed at once
+RECENT = 0.25  # weight of the newest measurement
+DEARER, CHEAPER = 0.5, 0.1  # likewise, of what a row costs: dear rows hurt, so they are believed at once
 HICCUP = 2.0  # times what was expected: more than that is the machine's doing, and counts as so much
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import structlog
 
-from jobs.errors import ModelUnavailable
+from jobs.errors import ModelUnavailable, NumericalError
 from jobs.settings import Settings
 from worker import memory
 from worker.engine import Engine
@@ -31,6 +31,7 @@ class Residents:
         self.budget = budget  # bytes
         self.lanes: tuple[Lane, ...] = ()  # loaded or not; replaced, never changed
         self.loading: Lane | None = None
+        self._lock = threading.Lock()  # for whoever replaces `lanes`
         self._config = config
         self._busy = busy
         self._leaving: list[Engine] = []
@@ -42,12 +43,19 @@ class Residents:
         """Those that can step."""
         return [lane for lane in self.lanes if lane.engine is not None]
 
+    def add(self, lane: Lane) -> None:
+        """Another model that jobs may want."""
+        with self._lock:
+            self.lanes += (lane,)
+
     def load(self, lane: Lane) -> None:
         """Load and warm up a model that has room. Raises ModelUnavailable, and what torch raises."""
         began = time.monotonic()
         self._gone.wait()
         config, source = self._config, lane.source
-        model = load(source.source, source.quantization, config.device, config.hf_token, config.kernel)
+        model = load(
+            source.source, source.quantization, config.device, config.hf_token, config.kernel, config.threads
+        )
         if model.digest != lane.description.digest:
             raise ModelUnavailable(
                 f"{source.source}: its files have changed since the worker started; restart it."
@@ -55,7 +63,13 @@ class Residents:
         need = replace(lane.need, slot=model.model.slot_bytes)  # until now it was an estimate
         lane.need = memory.fitted(need, need.slots, self.budget)
         engine = Engine(model.model, model.tokenizer, lane.need.slots, config.rows_per_step)
-        engine.warm_up()
+        try:
+            engine.warm_up()
+        except NumericalError as error:
+            raise ModelUnavailable(
+                f"{source.source}: its logits are not finite in {model.quantization}, since its weights are"
+                " too large; take another quantization or train it again."
+            ) from error
         memory.give_back()  # of the original weights
         lane.start(engine, model.path)
         seconds = round(time.monotonic() - began, 2)
@@ -99,7 +113,8 @@ class Residents:
         try:
             self.load(lane)
         except Exception as error:  # noqa: BLE001  one model must not take the others along
-            self.lanes = tuple(other for other in self.lanes if other is not lane)
+            with self._lock:
+                self.lanes = tuple(other for other in self.lanes if other is not lane)
             failed(lane, error)
         self.loading = None
         changed()

@@ -9,17 +9,19 @@ from pathlib import Path
 
 import structlog
 import torch
+from sqlalchemy import Connection
 
-from jobs import catalog
+from jobs import catalog, lifecycle
 from jobs.artifacts import ArtifactStore
 from jobs.catalog import ModelVersion
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable, ModelUnavailable
+from jobs.queue import QueueName
 from jobs.settings import ModelSource, Settings
 from worker import memory
 from worker.adapters import Adapter, is_adapter, read_adapter, read_config
 from worker.lanes import Lane, Served
-from worker.loading import describe
+from worker.loading import describe, named
 from worker.model import Architecture
 from worker.receipt import device_name
 from worker.residents import Residents
@@ -47,6 +49,7 @@ class Roster:
         self._failed: dict[str, str] = {}
         self._undecided = {source.name for source in config.sources}
         self._lock = threading.Lock()  # over the three above: several threads offer and decide
+        self._withdrawn: tuple[str, ...] = ()  # of the failed, what was offered first; only ever replaced
         self._changed: Callable[[], None] = lambda: None
 
     def names(self, lane: Lane) -> list[str]:
@@ -88,9 +91,19 @@ class Roster:
         self.residents.want(absent, self._could_not_load, self._changed)
         return bool(absent)
 
+    def turn_away(self, connection: Connection) -> None:
+        """Fail the jobs that wait in vain for what was offered until it could not be loaded.
+
+        To be called again and again: web takes some more until it has heard.
+        """
+        for name in self._withdrawn:
+            lifecycle.fail_unloadable(connection, QueueName.GENERATE, name, self._failed[name])
+
     def _could_not_load(self, lane: Lane, error: Exception) -> None:
-        self._give_up(self.names(lane), error)
+        names = self.names(lane)
+        self._give_up(names, error)
         self._offer_until_heard()
+        self._withdrawn = (*self._withdrawn, *names)  # now that no job is for us any more
 
     def _families(self) -> list[tuple[ModelSource, list[ModelSource]]]:
         """Each model with the adapters over it; an adapter without a model has failed."""
@@ -99,7 +112,7 @@ class Roster:
         bases.sort(key=lambda source: not _folder(source).is_dir())
         over: dict[str, list[ModelSource]] = {base.name: [] for base in bases}
         for adapter in adapters:
-            with self._failing([adapter.name]), _named(adapter):
+            with self._failing([adapter.name]), named(adapter.source):
                 over[_base_of(adapter, bases).name].append(adapter)
         return [(base, over[base.name]) for base in bases]
 
@@ -108,7 +121,7 @@ class Roster:
         config = self._config
         description = describe(source.source, source.quantization, config.device, config.hf_token)
         adapters = self._adapters(adapter_sources, description.architecture)
-        with _named(source):
+        with named(source.source):
             need = memory.estimate(description, adapters.values(), config.slots, config.rows_per_step)
             need = memory.fitted(need, config.slots, self.residents.budget)
         lane = Lane(source, description, need, self._device, self._busy)
@@ -119,7 +132,7 @@ class Roster:
         for name, adapter in adapters.items():
             own = replace(version, name=name, digest=adapter.digest_over(description.digest))
             served[name] = Served(own, lane, adapter)
-        self.residents.lanes += (lane,)
+        self.residents.add(lane)
         with self._lock:
             self.served = self.served | served
             self._undecided -= served.keys()
@@ -128,7 +141,7 @@ class Roster:
         """Those that can be had."""
         found: dict[str, Adapter] = {}
         for source in sources:
-            with self._failing([source.name]), _named(source):
+            with self._failing([source.name]), named(source.source):
                 found[source.name] = read_adapter(_folder(source), architecture)
         return found
 
@@ -194,14 +207,3 @@ def _base_of(adapter: ModelSource, bases: list[ModelSource]) -> ModelSource:
         f"its base_model_name_or_path is {asked!r}, which is neither the name nor the source of another entry"
         " of MODELS; add one, or correct it in adapter_config.json."
     )
-
-
-@contextmanager
-def _named(source: ModelSource) -> Iterator[None]:
-    """Say of which entry an error speaks."""
-    try:
-        yield
-    except ModelUnavailable as error:
-        raise ModelUnavailable(f"{source.source}: {error}") from error
-    except OSError as error:
-        raise ModelUnavailable(f"{source.source}: a file cannot be read: {error}.") from error

@@ -172,7 +172,8 @@ class Scheduler:
                 break
             if sequence not in self._sources or self._copy_prefix(turn, sequence):
                 ready.append(sequence)
-        for sequence, count in _shares(ready, room - turn.load):
+        # one row at least, however much is copied: copies are made in a pass, and that needs a row
+        for sequence, count in _shares(ready, max(1, room - turn.load)):
             turn.add_prompt(sequence, self.running[sequence], count)
             if sequence.cached == len(sequence.prompt):
                 self._reading.remove(sequence)
@@ -201,7 +202,7 @@ def _shares(ready: list[Sequence], room: int) -> Iterator[tuple[Sequence, int]]:
 
     So a short prompt never waits long for a long one, and no prompt waits for ever.
     """
-    if not ready or room <= 0:
+    if not ready:
         return
     first, *others = ready
     left = {sequence: len(sequence.prompt) - sequence.cached for sequence in ready}

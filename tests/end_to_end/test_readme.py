@@ -48,5 +48,5 @@ def test_every_setting_is_in_the_table_with_its_default(stack: RunningStack) -> 
     fields = type(stack.settings).model_fields
     for name, field in fields.items():
         assert f"`{name.upper()}`" in readme, f"{name.upper()} is missing"
-        if isinstance(field.default, int | float) and name != "token_budget" and name != "torch_threads":
+        if isinstance(field.default, int | float) and field.default:  # 0: it depends on the machine
             assert f"`{field.default:g}`" in readme, f"the default of {name.upper()} is wrong"

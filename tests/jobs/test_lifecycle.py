@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func
 
-from jobs import lifecycle
+from jobs import catalog, lifecycle
 from jobs.attempts import INTERACTIVE, Claim, Ending
 from jobs.database import Database
 from jobs.errors import InvalidPrompt, OutOfMemory, WorkerStopping
@@ -230,3 +230,19 @@ def test_models_that_jobs_wait_for_are_told_longest_first(database: Database, ow
     with database.transaction() as connection:
         asked = ["absent", "late", "later", "early"]
         assert lifecycle.waiting(connection, samples.QUEUE, asked) == ["early", "late"]
+
+
+def test_jobs_of_a_model_that_cannot_be_loaded_fail_unless_another_worker_has_it(
+    database: Database, owner: int
+) -> None:
+    with database.transaction() as connection:
+        for name, model in (("1", "broken"), ("2", "elsewhere"), ("3", "other")):
+            lifecycle.submit(connection, replace(samples.new(owner, name), model=model))
+        lifecycle.submit(connection, replace(samples.new(owner, "4", queue="finetune"), model="broken"))
+        catalog.offer(connection, "w", [], {"broken": "why", "elsewhere": "why"})
+        catalog.offer(connection, "v", [samples.version("elsewhere")], {})
+        for model in ("broken", "elsewhere"):
+            lifecycle.fail_unloadable(connection, samples.QUEUE, model, "why")
+    queued = State.QUEUED
+    assert samples.states(database) == {"1": State.FAILED, "2": queued, "3": queued, "4": queued}
+    assert samples.row(database, "1").error == {"code": "model_unavailable", "message": "why"}

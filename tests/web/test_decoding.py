@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 
 from jobs.attempts import ClaimedJob
 from tests.web.conftest import RECEIPT, Caller, FakeWorker, output
+from web.logprobs import _offsets
 
 ASKED = {
     "seed": 5,
@@ -90,6 +91,24 @@ def said(tokenizer: Tokenizer, prompt: str, text: str) -> dict[str, Any]:
         "prompt_logprobs": [None, *logprobs(read[1:])],
     }
     return made
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"a", b"\xff", b"b"],
+        [b"a", b"\xe2\x82", b"b", b"c"],
+        [b"a", b"\xe2\x82", b"\xac\xe2", b"\x82", b"\xac", b"", b"b"],
+        [b"\xf0\x9f", b"\x98", b"\xf0\x9f\x98\x80", b"b"],
+    ],
+)
+def test_a_token_begins_where_the_text_has_it(pieces: list[bytes]) -> None:
+    text = b"".join(pieces).decode(errors="replace")
+    offsets = _offsets(pieces)
+    assert offsets == sorted(offsets)
+    for piece, offset in zip(pieces, offsets, strict=True):
+        if piece.isascii():
+            assert text[offset : offset + len(piece)] == piece.decode()
 
 
 def test_a_completion_has_its_log_probabilities_as_parallel_lists(

@@ -38,6 +38,17 @@ def test_verifying_runs_the_same_job_again_and_says_whether_it_said_the_same(
     assert caller.get(f"/v1/responses/{replay['id']}").get_json()["verification"] == verification
 
 
+def test_what_was_written_before_there_were_receipts_can_be_verified(
+    caller: Caller, worker: FakeWorker
+) -> None:
+    made = caller.post("/v1/responses", model="starter", input="a", background=True).get_json()
+    digest = caller.get("/v1/models/starter").get_json()["digest"]
+    old = {name: value for name, value in output("x").items() if name != "receipt"}
+    worker.one(old | {"model_digest": digest})
+    caller.post(f"/v1/responses/{made['id']}/verify")
+    assert worker.one(output("x")).input["replay"]["receipt"] == {}
+
+
 def test_what_has_no_whole_answer_cannot_be_verified(caller: Caller, worker: FakeWorker) -> None:
     made = caller.post("/v1/responses", model="starter", input="a", background=True).get_json()
     error = the_error(caller.post(f"/v1/responses/{made['id']}/verify"), 400, "not_verifiable")

@@ -107,7 +107,7 @@ def make_lane(
 
 def serve(roster: Roster, lane: Lane, adapters: dict[str, Adapter] | None = None) -> Lane:
     """Let a roster serve a lane under its name, and adapters over it under theirs."""
-    roster.residents.lanes += (lane,)
+    roster.residents.add(lane)
     known: dict[str, Adapter | None] = {lane.source.name: None, **(adapters or {})}
     for name, adapter in known.items():
         roster.served = roster.served | {name: Served(_version(name, lane), lane, adapter)}

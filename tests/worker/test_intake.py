@@ -416,6 +416,24 @@ def test_a_lost_lease_drops_the_work_and_writes_nothing(
     assert (row.state, row.attempt, row.output) == (State.RUNNING, 7, None)
 
 
+def test_a_job_that_is_lost_while_it_begins_does_not_run_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, submit = slow_down(bench, monkeypatch), bench.lane.submit
+
+    def lose_then_submit(*arguments: Any) -> None:
+        losing = threading.Thread(target=bench.intake.drop, args=[bench.intake._works.copy()], daemon=True)
+        losing.start()
+        losing.join(0.2)
+        submit(*arguments)
+
+    monkeypatch.setattr(bench.lane, "submit", lose_then_submit)
+    bench.submit("a", max_tokens=200)
+    wait_for(lambda: bench.state("a") == State.RUNNING and not bench.intake.claims())
+    gate.release(3)
+    wait_for(lambda: bench.lane.idle, seconds=5)
+
+
 def test_a_device_that_hangs_renews_no_lease(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = slow_down(bench, monkeypatch)
     bench.submit("a", max_tokens=50)

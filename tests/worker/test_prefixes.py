@@ -103,6 +103,21 @@ def test_a_slot_that_holds_the_prefix_is_taken_over_without_a_copy(
     assert (again.shared, model.copies) == (100, [])
 
 
+def test_copies_that_take_all_the_room_are_made_and_somebody_reads(
+    model: Counting, tokenizer: Tokenizer
+) -> None:
+    engine = engine_of(model, tokenizer, token_budget=5)
+    asked = [[*SYSTEM, *SYSTEM, token] for token in range(1, 5)]  # each copy is worth two rows
+    run(engine, [greedy(asked[0], 1)])
+    crowd = [greedy(prompt, 1) for prompt in asked]
+    run(engine, crowd)
+    assert len(model.copies) == 3
+    alone = [greedy(prompt, 1) for prompt in asked]
+    for sequence in alone:
+        run(engine_of(model, tokenizer), [sequence])
+    assert [sequence.tokens for sequence in crowd] == [sequence.tokens for sequence in alone]
+
+
 def test_short_prefixes_are_read_again(model: Counting, tokenizer: Tokenizer) -> None:
     sequences = [greedy([*SYSTEM[: WORTH - 1], 5 + number], 3) for number in range(4)]
     run(engine_of(model, tokenizer), sequences)

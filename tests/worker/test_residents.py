@@ -35,7 +35,7 @@ class Hall:
 
     def lane(self, name: str, size: int) -> Lane:
         made = make_lane(name, self.tokenizer, self.busy, size=size)
-        self.residents.lanes += (made,)
+        self.residents.add(made)
         return made
 
     def want(self, *lanes: Lane) -> None:
@@ -161,6 +161,14 @@ def test_a_model_that_cannot_be_loaded_says_why_and_is_not_tried_again(hall: Hal
     assert "NaN" in str(hall.failures[0][1])
     assert broken not in hall.residents.lanes
     hall.have(good)
+
+
+def test_a_model_whose_logits_are_not_finite_says_so(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = FakeModel.forward
+    monkeypatch.setattr(FakeModel, "forward", lambda self, rows: forward(self, rows) * float("inf"))
+    hall.want(hall.lane("large", 10))
+    wait_for(lambda: hall.failures)
+    assert "models/large: its logits are not finite in fp32" in str(hall.failures[0][1])
 
 
 def test_files_that_changed_since_they_were_described_are_not_served(hall: Hall) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,13 @@ import torch
 from tokenizers import Tokenizer
 from transformers import GPT2LMHeadModel
 
-from jobs import catalog
+from jobs import catalog, lifecycle
 from jobs.catalog import Offer
 from jobs.database import Database
 from jobs.settings import Settings
+from jobs.states import State
 from tests.conftest import wait_for
+from tests.jobs import samples
 from tests.worker.conftest import greedy, write_folder
 from tests.worker.lanes import TINY, lora, write_adapter
 from worker.roster import Roster
@@ -179,6 +182,7 @@ def test_a_model_that_turns_out_broken_when_it_is_needed_is_taken_back(
     gpt2: GPT2LMHeadModel,
     tokenizer: Tokenizer,
     database: Database,
+    owner: int,
 ) -> None:
     spoiled = write_folder(tmp_path / "spoiled", gpt2, tokenizer)
     data = bytearray((spoiled / "model.safetensors").read_bytes())
@@ -186,7 +190,20 @@ def test_a_model_that_turns_out_broken_when_it_is_needed_is_taken_back(
     (spoiled / "model.safetensors").write_bytes(data)
     roster = opened({"one": folder, "two": spoiled})
     assert offers(database)["two"].status == "available", "nobody has read its numbers yet"
+    submit(database, owner, "waits", "two")
     roster.want(["two"])
     wait_for(lambda: roster.residents.loading is None)
     assert "NaN" in reason(database, "two")
     assert list(roster.served) == ["one"]
+    submit(database, owner, "late", "two")  # taken by a web that had not heard yet
+    with database.transaction() as connection:
+        roster.turn_away(connection)
+    for name in ("waits", "late"):
+        row = samples.row(database, name)
+        assert (row.state, row.error["code"]) == (State.FAILED, "model_unavailable")
+        assert "NaN" in row.error["message"]
+
+
+def submit(database: Database, owner: int, name: str, model: str) -> None:
+    with database.transaction() as connection:
+        lifecycle.submit(connection, replace(samples.new(owner, name), model=model))

@@ -105,7 +105,6 @@ def test_all_rows_of_an_echo_and_of_a_draft_are_wanted() -> None:
         ([900, 20, 30, 40], 7, [4, 3]),
         ([900, 5], 1, [1]),
         ([5, 6, 7], 100, [5, 6, 7]),
-        ([900], 0, []),
     ],
 )
 def test_half_of_the_room_is_the_earliest_ones_and_the_rest_the_shortests(
