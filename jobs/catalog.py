@@ -67,7 +67,7 @@ def offer(
     connection.execute(update(offers).where(mine).values(seen_at=func.now()))
     rows = [
         {"name": v.name, "version_id": _register(connection, v), "reason": None, "slots": v.slots}
-        for v in versions
+        for v in sorted(versions, key=lambda version: version.name)  # two workers lock them in one order
     ]
     without = failed | dict.fromkeys(loading, LOADING)
     rows += [

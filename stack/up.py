@@ -194,7 +194,9 @@ def check_port(config: Settings) -> None:
 
 def _greeting(config: Settings, ready: dict[str, Any], key: str | None) -> str:
     url, models = address(config), ready["models"]
-    body = {"model": (available(ready) or ["starter"])[0], "input": "\ndef main(", "max_output_tokens": 64}
+    there = available(ready)
+    first = next((source.name for source in config.sources if source.name in there), "starter")
+    body = {"model": first, "input": "\ndef main(", "max_output_tokens": 64}
     shown = f"'Authorization: Bearer {key}'" if key else '"Authorization: Bearer $KEY"'
     return "\n".join(
         [

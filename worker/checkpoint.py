@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -45,7 +46,11 @@ def read_architecture(config: dict[str, Any]) -> Architecture:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "its fields"
-        raise ModelUnavailable(f"config.json does not fit at {where}: {first['msg']}.") from error
+        raise ModelUnavailable(f"config.json does not fit at {where}: {_said(first)}.") from error
+
+
+def _said(found: ErrorDetails) -> str:
+    return found["msg"].removeprefix("Value error, ")
 
 
 def read_ends_of_text(folder: Path, config: dict[str, Any], vocab: int) -> tuple[int, ...]:

@@ -86,7 +86,7 @@ def load(
         opened = _open(source, quantization, device, token)
         description = opened.describe()
         model, path, why = _served(opened, description.eos_token_id, kernel, threads)
-        _give_back()
+        give_back()  # of the original weights
     log.info("path chosen", source=source, quantization=opened.method, path=path, why=why)
     return LoadedModel(**vars(description), model=model, path=path, why=why)
 
@@ -100,6 +100,15 @@ def describe(source: str, quantization: str | None, device: str, token: str | No
         opened = _open(source, quantization, device, token)
         opened.check_headers()
         return opened.describe()
+
+
+def give_back() -> None:
+    """Hand freed memory back to the system: glibc would keep 230 MB of GPT-2's 124 M parameters."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # other C libraries do without
+        trim(0)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def find_folder(source: str, token: str | None = None) -> Path:
@@ -207,12 +216,6 @@ def _served(opened: _Opened, eos_token_id: int, kernel: str, threads: int) -> tu
         return model, "avx512_vnni", None
     network = Network.build(architecture, opened.weights(), method, device)
     return GPT2(network, context, eos_token_id, threads), "torch", why
-
-
-def _give_back() -> None:
-    """Hand what loading has freed back to the system: glibc would keep 230 MB of GPT-2's 124 M parameters."""
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
 
 
 def _digest(files: list[Path], tokenizer: bytes) -> str:

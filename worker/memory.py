@@ -1,26 +1,22 @@
 """How much memory the models may take, and how many slots a model gets of it."""
 
-import ctypes
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import structlog
 import torch
 
 from jobs.errors import ModelUnavailable
 from worker.adapters import Adapter
 from worker.loading import Description
 
-log = structlog.get_logger(__name__)
-
 SHARE = 0.7
-"""Of the machine's or the container's memory: the rest is for the process itself (0.4 GB), for the copy of
+"""Of the machine's or the container's memory: the rest is for the process itself (0.35 GB), for the copy of
 a tensor that is being quantized, and, on one machine, for PostgreSQL, Redis and web."""
 CUDA_SHARE = 0.85  # of the GPU: the rest is for CUDA's own context, graphs and fragments
 
-_POSITIONS = 128  # K/V is kept for a multiple of so many
+_POSITIONS = 64  # K/V is kept for a multiple of so many, or of fewer
 _COPIES = 4  # of the logits: the processors' and the filters'
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # cgroups v2, v1
 _GB = 1e9
@@ -65,8 +61,6 @@ def fitted(need: Need, slots: int, budget: int) -> Need:
             f"it needs {_gb(least)} with one slot, the budget is {_gb(budget)}:"
             " raise MEMORY_GB or take a smaller quantization."
         )
-    if fit < slots:
-        log.warning("fewer slots, memory is short", slots=fit, wanted=slots, budget_gb=budget / _GB)
     return replace(need, slots=fit)
 
 
@@ -85,15 +79,6 @@ def estimate(description: Description, adapters: Iterable[Adapter], slots: int, 
     )
 
 
-def give_back() -> None:
-    """Hand freed memory back to the system: glibc keeps what lay between things that still live."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # other C libraries do without
-        trim(0)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def _physical() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -105,4 +90,4 @@ def _limit() -> int:
 
 
 def _gb(size: int) -> str:
-    return f"{size / _GB:.2f} GB"
+    return f"{size / _GB:.2f} GB" if size >= _GB else f"{size / 1e6:.0f} MB"

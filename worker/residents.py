@@ -13,7 +13,7 @@ from jobs.settings import Settings
 from worker import memory
 from worker.engine import Engine
 from worker.lanes import Lane
-from worker.loading import load
+from worker.loading import give_back, load
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +70,6 @@ class Residents:
                 f"{source.source}: its logits are not finite in {model.quantization}, since its weights are"
                 " too large; take another quantization or train it again."
             ) from error
-        memory.give_back()  # of the original weights
         lane.start(engine, model.path)
         seconds = round(time.monotonic() - began, 2)
         log.info("model loaded", model=source.name, quantization=model.quantization, seconds=seconds)
@@ -104,7 +103,7 @@ class Residents:
             return
         self._leaving.clear()
         gc.collect()  # a cycle would keep the weights until somebody else's garbage is collected
-        memory.give_back()
+        give_back()
         self._gone.set()
 
     def _load(

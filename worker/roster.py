@@ -124,6 +124,14 @@ class Roster:
         with named(source.source):
             need = memory.estimate(description, adapters.values(), config.slots, config.rows_per_step)
             need = memory.fitted(need, config.slots, self.residents.budget)
+            if need.slots < config.slots:
+                log.warning(
+                    "fewer slots, memory is short",
+                    model=source.name,
+                    slots=need.slots,
+                    wanted=config.slots,
+                    budget_gb=self.residents.budget / 1e9,
+                )
         lane = Lane(source, description, need, self._device, self._busy)
         if not self.served:
             self.residents.load(lane)

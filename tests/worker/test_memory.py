@@ -11,6 +11,7 @@ from jobs.errors import ModelUnavailable
 from tests.worker.conftest import ours
 from tests.worker.lanes import describe
 from worker import memory
+from worker.loading import give_back
 from worker.memory import Need, fitted
 from worker.quantize.methods import Method
 
@@ -58,7 +59,7 @@ def test_what_was_freed_goes_back_to_the_system() -> None:
         kept.append(torch.ones(100))
     before = resident()
     freed.clear()
-    memory.give_back()
+    give_back()
     assert before - resident() > 0.8 * 2000 * 100_000
     assert len(kept) == 2000
 

@@ -85,6 +85,23 @@ def test_a_model_is_loaded_when_jobs_wait_for_it(hall: Hall) -> None:
     assert second.path == "torch"
 
 
+def test_a_pass_has_the_threads_that_the_settings_ask_for(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def load(*arguments: Any) -> Any:
+        asked.append(arguments[-1])
+        raise ModelUnavailable("that is all this test wants to know.")
+
+    monkeypatch.setattr("worker.residents.load", load)
+    busy = threading.Event()
+    residents = Residents(Settings(torch_threads=3), BUDGET, busy)
+    with pytest.raises(ModelUnavailable):
+        residents.load(make_lane("a", tokenizer, busy, size=1))
+    assert asked == [3]
+
+
 def test_the_least_recently_used_goes_and_its_memory_with_it(hall: Hall) -> None:
     a, b, c = (hall.lane(name, 40) for name in "abc")
     hall.have(a, b)

@@ -95,7 +95,7 @@ def test_a_model_that_can_never_fit_is_refused_with_the_numbers(
     opened: Open, folder: Path, database: Database
 ) -> None:
     opened({"one": folder}, memory_gb=0.000_001)
-    assert "one slot, the budget is 0.00 GB: raise MEMORY_GB" in reason(database, "one")
+    assert "one slot, the budget is 0 MB: raise MEMORY_GB" in reason(database, "one")
 
 
 def test_slots_are_fewer_where_memory_is_short(opened: Open, folder: Path, database: Database) -> None:

@@ -110,8 +110,4 @@ PYBIND11_MODULE(step, module) {
       .def_property_readonly("slot_bytes", &Model::slot_bytes);
   module.def("read_bandwidth", &read_bandwidth, py::call_guard<py::gil_scoped_release>());
   module.def("dot_rate", &dot_rate, py::call_guard<py::gil_scoped_release>());
-  module.def("spins", [](int in_phase, int between_passes) {
-    Team::instance().spins_in_phase = in_phase;
-    Team::instance().spins_between_passes = between_passes;
-  });
 }

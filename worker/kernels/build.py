@@ -12,6 +12,8 @@ from pathlib import Path
 from worker.kernels import NEEDED, NO_VNNI, processor_flags
 from worker.kernels.sources import BUILT, FLAGS, HERE, UNITS, library
 
+AGAIN = " then run .venv/bin/python -m worker.kernels.build."
+
 
 def missing() -> str | None:
     """What compiling lacks here, as a sentence; None if nothing."""
@@ -19,16 +21,16 @@ def missing() -> str | None:
         return "The kernels are for Linux on x86-64."
     compiler = os.environ.get("CXX", "c++")
     if shutil.which(compiler) is None:
-        return f"There is no C++ compiler named {compiler}; install g++ to have the kernels."
+        return f"There is no C++ compiler named {compiler}; install g++ to have the kernels,{AGAIN}"
     if not Path(sysconfig.get_paths()["include"], "Python.h").exists():
-        return "Python.h is missing; install python3-dev to have the kernels."
+        return f"Python.h is missing; install python3-dev to have the kernels,{AGAIN}"
     return None
 
 
 def compile_kernels() -> str | None:
     """Compile into `library()`; what other sources left there goes. A sentence if the compiler cannot."""
     from setuptools import Distribution  # type: ignore[import-untyped]
-    from setuptools.errors import CompileError  # type: ignore[import-untyped]
+    from setuptools.errors import CompileError, LinkError  # type: ignore[import-untyped]
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 
     units = [str(HERE / unit) for unit in UNITS]
@@ -41,8 +43,8 @@ def compile_kernels() -> str | None:
         command.ensure_finalized()
         try:
             command.run()
-        except CompileError as error:
-            return f"The compiler could not compile the kernels ({error}); g++ 9 or newer can."
+        except (CompileError, LinkError) as error:
+            return f"The compiler could not compile the kernels ({error}); g++ 11 or newer can."
         shutil.rmtree(BUILT, ignore_errors=True)
         library().parent.mkdir(parents=True)
         shutil.copy2(Path(scratch, "step.so"), library())

@@ -89,8 +89,7 @@ class Team {
 
   // How often to look before giving the core away. In a phase 50, 200 and 2,000 measured alike, on a quiet machine
   // and beside a process that wants half a core; 0 costs a single row a quarter of its speed.
-  int spins_in_phase = 200;
-  int spins_between_passes = 0;
+  static constexpr int SPINS = 200;
 
  private:
   friend class Member;
@@ -116,8 +115,6 @@ class Team {
 
   void help(int thread, uint32_t seen) {
     for (;;) {
-      for (int spin = 0; spin < spins_between_passes && round_.load(std::memory_order_acquire) == seen; ++spin)
-        _mm_pause();
       round_.wait(seen, std::memory_order_acquire);
       seen = round_.load(std::memory_order_acquire);
       if (!enter()) continue;
@@ -139,7 +136,7 @@ class Team {
   template <class Condition>
   void wait(Condition holds) {
     for (int spin = 0; !holds(); ++spin) {
-      if (spin < spins_in_phase)
+      if (spin < SPINS)
         _mm_pause();
       else
         sched_yield();

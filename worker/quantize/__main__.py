@@ -90,6 +90,8 @@ def read_task(given: argparse.Namespace) -> Task:
         parts(described.architecture, method)
         if given.evaluate:
             choose_method(method, given.device)
+    if given.device == "cuda" and not torch.cuda.is_available():
+        raise ModelUnavailable("--device cuda: there is no CUDA device here; use cpu.")
     for file in filter(None, (given.calibrate, given.evaluate)):
         if len(described.tokenizer.encode(read_text(file)[:1000]).ids) < 2:
             raise ModelUnavailable(f"{file}: it has fewer than two tokens; give a longer text.")
@@ -173,9 +175,10 @@ def _weights(task: Task, method: Method, calibration: Calibration | None) -> dic
     ranges, moments = (calibration.ranges, calibration.moments) if calibration else (None, None)
     told, of = Teller("tensors"), len(task.architecture.shapes())
     found = {}
-    for name, tensor in read_tensors(weight_files(task.folder), task.architecture):
-        found[name] = quantized_weight(task.architecture, name, tensor, method, ranges, moments)
-        told(len(found), of)
+    with named(task.source):
+        for name, tensor in read_tensors(weight_files(task.folder), task.architecture):
+            found[name] = quantized_weight(task.architecture, name, tensor, method, ranges, moments)
+            told(len(found), of)
     return found
 
 
