@@ -74,8 +74,8 @@ class GPT2:
 
     def _each(self, work: Callable[[Part], Result], rows: Rows) -> list[Result]:
         """`work` for all rows; where rows are shared among threads, for parts of them side by side."""
-        if not self.network.shared_by_rows:
-            return [self._crew.together(work, Part(rows))]
+        if not self.network.shared_by_rows:  # two threads inside each operator were slower at every size
+            return [work(Part(rows))]
         return self._crew.run(work, parted(rows, self._crew.threads, len(self.network.blocks)))
 
     @torch.inference_mode()

@@ -68,15 +68,6 @@ class Crew:
         self.threads = threads
         self._others = ThreadPoolExecutor(max(1, threads - 1), "pass", torch.set_num_threads, (1,))
 
-    def together(self, work: Callable[[Part], Result], part: Part) -> Result:
-        """What `work` gives for one part, with all threads inside its operators."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
-            return work(part)
-        finally:
-            torch.set_num_threads(before)
-
     def run(self, work: Callable[[Part], Result], parts: list[Part]) -> list[Result]:
         """What `work` gives for each part, each with one thread inside its operators."""
         before = torch.get_num_threads()

@@ -1,7 +1,6 @@
 """Our network computes what transformers computes, and a row's bits are its own."""
 
 import random
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -285,14 +284,3 @@ def test_a_pass_in_which_nobody_is_due_has_no_logits(gpt2: GPT2LMHeadModel) -> N
 def test_an_unknown_architecture_is_refused_by_name(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ValidationError, match=named):
         Architecture.model_validate({"model_type": "gpt2", "n_embd": 64} | changes)
-
-
-@pytest.mark.parametrize("method", ["fp32", "bf16", "int8_weight", "int4_weight"])
-def test_products_that_are_not_shared_by_rows_use_all_threads(gpt2: GPT2LMHeadModel, method: Method) -> None:
-    model = ours(gpt2, method, threads=2)
-    seen: list[int] = []
-    head = model.network.head
-    model.network = replace(model.network, head=lambda x: (seen.append(torch.get_num_threads()), head(x))[1])
-    model.best(chunks((0, 0, [5, 6, 7])))
-    assert seen == [2]
-    assert torch.get_num_threads() == 1
