@@ -23,8 +23,9 @@ def table(model: KernelGPT2, architecture: Architecture, rows: int, bandwidth: f
     some = list(range(rows))
     batch = Rows(tokens=some, slots=some, positions=[LENGTH - 1] * rows, decodes=rows, wanted=some)
     for slot in some:  # fills what the rows look back at
-        chunk = range(LENGTH - 1)
-        model.best(Rows(tokens=list(chunk), slots=[slot] * len(chunk), positions=list(chunk)))
+        filling = Rows()
+        filling.add_chunk(slot, 0, list(range(LENGTH - 1)))
+        model.best(filling)
     model.best(batch)
     began = time.perf_counter()
     spent = model.profile(lambda: [model.best(batch) for _ in range(REPEATS)])

@@ -24,3 +24,12 @@ class Rows:
     decodes: int = 0  # how many rows are next tokens, one a slot
     chunks: list[Chunk] = field(default_factory=list)  # of prompts, and of drafts
     wanted: list[int] = field(default_factory=list)  # the rows whose logits are wanted, ascending
+
+    def add_chunk(self, slot: int, start: int, tokens: list[int]) -> range:
+        """Add consecutive rows of one slot, at positions from `start` on; returns which rows they are."""
+        rows = range(len(self.tokens), len(self.tokens) + len(tokens))
+        self.chunks.append(Chunk(slot, rows.start, start, len(tokens)))
+        self.tokens.extend(tokens)
+        self.slots.extend([slot] * len(tokens))
+        self.positions.extend(range(start, start + len(tokens)))
+        return rows

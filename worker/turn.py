@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from worker.echo import Echo, is_echoed
-from worker.rows import Chunk, Rows
+from worker.rows import Rows
 from worker.sequence import Sequence
 
 
@@ -40,36 +40,31 @@ class Turn:
         start, wanted = sequence.cached, self.rows.wanted
         end = sequence.cached = start + count
         prompt = sequence.prompt
-        first = len(self.rows.tokens)
-        self._add_chunk(sequence, slot, start, prompt[start:end])
+        rows = self._add_chunk(sequence, slot, start, prompt[start:end])
         self.load += count
         if is_echoed(sequence):
             self.echoes.append(Echo(sequence, len(wanted), prompt[start + 1 : end + 1]))
-            wanted.extend(range(first, first + count))
+            wanted.extend(rows)
         elif end == len(prompt):
-            wanted.append(first + count - 1)
+            wanted.append(rows[-1])
         if end == len(prompt):
             self.due.append(sequence)
             self.places.append(len(wanted) - 1)
 
     def add_draft(self, sequence: Sequence, slot: int, draft: list[int]) -> None:
         """Add a sequence's next token and what it may say afterwards; all of these rows are wanted."""
-        wanted, first = self.rows.wanted, len(self.rows.tokens)
+        wanted = self.rows.wanted
         self.due.append(sequence)
         self.places.append(len(wanted))
         self.drafts[sequence] = draft
-        self._add_chunk(sequence, slot, sequence.cached, [sequence.tokens[-1], *draft])
-        wanted.extend(range(first, first + 1 + len(draft)))
+        wanted.extend(self._add_chunk(sequence, slot, sequence.cached, [sequence.tokens[-1], *draft]))
 
-    def _add_chunk(self, sequence: Sequence, slot: int, start: int, tokens: list[int]) -> None:
-        rows, count = self.rows, len(tokens)
-        rows.chunks.append(Chunk(slot, row=len(rows.tokens), start=start, count=count))
-        rows.tokens.extend(tokens)
-        rows.slots.extend([slot] * count)
-        rows.positions.extend(range(start, start + count))
-        if rows.adapters or sequence.adapter is not None:
-            missing = len(rows.tokens) - count - len(rows.adapters)
-            rows.adapters.extend([-1] * missing + [adapter_number(sequence)] * count)
+    def _add_chunk(self, sequence: Sequence, slot: int, start: int, tokens: list[int]) -> range:
+        added, adapters = self.rows.add_chunk(slot, start, tokens), self.rows.adapters
+        if adapters or sequence.adapter is not None:
+            missing = added.start - len(adapters)
+            adapters.extend([-1] * missing + [adapter_number(sequence)] * len(added))
+        return added
 
 
 def adapter_number(sequence: Sequence) -> int:

@@ -4,6 +4,7 @@ A row's parameters alone decide, and every sum runs over a width that they alone
 beside any others.
 """
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ SUMMED = 256  # tokens summed together before the block that holds the drawn one
 
 
 @dataclass(frozen=True)
-class Group:
+class Group(ABC):
     """Rows of a batch that are drawn in one way."""
 
     rows: Tensor  # int64 [rows]
@@ -30,9 +31,9 @@ class Group:
     filters: Filters
     width: int  # how many of their tokens are put in order at first
 
+    @abstractmethod
     def drawn(self, logits: Tensor, chance: Tensor) -> Tensor:
         """Tokens [rows] from the batch's `logits` [batch, vocab], at `chance` [rows] in [0, 1)."""
-        raise NotImplementedError
 
     def _own(self, logits: Tensor) -> Tensor:
         return logits[self.rows] if self.together is None else logits[self.together]

@@ -14,7 +14,7 @@ from torch import Tensor
 from jobs.errors import ModelUnavailable
 from worker.linears import Linear
 from worker.model import GPT2, Network
-from worker.rows import Chunk, Rows
+from worker.rows import Rows
 
 TOKENS = 16_384  # of the text, in pieces as long as the context, spread over all of it
 ROWS = 128  # of one pass
@@ -86,14 +86,9 @@ def _pieces(tokens: list[int], context: int) -> list[list[int]]:
 
 def _rows(tokens: list[int], start: int) -> Rows:
     """Consecutive tokens of one text as one pass; all are wanted, so that the head sees each."""
-    count = len(tokens)
-    return Rows(
-        tokens=tokens,
-        slots=[0] * count,
-        positions=list(range(start, start + count)),
-        chunks=[Chunk(0, 0, start, count)],
-        wanted=list(range(count)),
-    )
+    rows = Rows()
+    rows.wanted.extend(rows.add_chunk(0, start, tokens))
+    return rows
 
 
 def _watch(network: Network, with_moments: bool) -> tuple[Network, dict[str, Watched]]:

@@ -27,7 +27,7 @@ from jobs.inputs import Sampling
 from worker.checkpoint import weight_files
 from worker.engine import Engine, Model
 from worker.loading import load
-from worker.rows import Chunk, Rows
+from worker.rows import Rows
 from worker.sequence import Sequence
 
 MODULE = "worker.quantize.evaluation"
@@ -214,14 +214,9 @@ def _lost(model: Model, token_ids: list[int], window: Window) -> float:
 
 def _rows(tokens: list[int], start: int, skipped: int) -> Rows:
     """Consecutive tokens in slot 0 from position `start` on, all but the first `skipped` wanted."""
-    count = len(tokens)
-    return Rows(
-        tokens=tokens,
-        slots=[0] * count,
-        positions=list(range(start, start + count)),
-        chunks=[Chunk(0, 0, start, count)],
-        wanted=list(range(skipped, count)),
-    )
+    rows = Rows()
+    rows.wanted.extend(rows.add_chunk(0, start, tokens)[skipped:])
+    return rows
 
 
 def _cross_entropy(logits: Tensor, targets: list[int], first: int) -> float:
