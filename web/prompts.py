@@ -1,7 +1,7 @@
 """Prompts as a model reads them: rendered by its chat template, counted by its tokenizer."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NoReturn
@@ -40,7 +40,7 @@ class Tokenizers:
             BadRequest: it cannot fit the context, or names a token that the model does not have.
         """
         if not isinstance(prompt, str):
-            _refuse_unknown_tokens(model, prompt, param)
+            refuse_unknown_tokens(model, prompt, param)
             count = len(prompt)
         else:
             loaded = self._load(model.tokenizer)
@@ -112,7 +112,8 @@ def _byte_signs() -> dict[str, int]:
 _BYTES = _byte_signs()
 
 
-def _refuse_unknown_tokens(model: ModelVersion, tokens: Sequence[int], param: str) -> None:
+def refuse_unknown_tokens(model: ModelVersion, tokens: Iterable[int], param: str) -> None:
+    """Raises BadRequest for the first id outside the model's vocabulary."""
     for token in tokens:
         if not 0 <= token < model.vocab_size:
             said = f"'{param}' holds {str(token)[:20]}, which is no token id of the model '{model.name}'."

@@ -5,7 +5,7 @@ import secrets
 from jobs.catalog import ModelVersion
 from jobs.inputs import Sampling
 from web.errors import BadRequest
-from web.prompts import Tokenizers
+from web.prompts import Tokenizers, refuse_unknown_tokens
 from web.requests import SampledRequest
 
 _SEED_BITS = 32  # of a seed that we draw: any client's language holds it exactly
@@ -30,7 +30,8 @@ def decide(
         _check_beams(request, model)
     else:
         _refuse_given(request, _OF_BEAMS, "is of beam search only. Send 'num_beams' too, or leave it out.")
-    _check_tokens(request, model)
+    refuse_unknown_tokens(model, map(int, request.logit_bias), "logit_bias")
+    refuse_unknown_tokens(model, request.stop_token_ids, "stop_token_ids")
     return Sampling(
         max_tokens=limit,
         min_tokens=request.min_tokens,
@@ -98,14 +99,3 @@ def _refuse_given(request: SampledRequest, names: list[str] | tuple[str, ...], w
         default = type(request).model_fields[name].get_default(call_default_factory=True)
         if name in request.model_fields_set and getattr(request, name) != default:
             raise BadRequest(f"'{name}' {why}", param=name, code="unsupported_value")
-
-
-def _check_tokens(request: SampledRequest, model: ModelVersion) -> None:
-    named = [("logit_bias", int(token)) for token in request.logit_bias]
-    named += [("stop_token_ids", token) for token in request.stop_token_ids]
-    for param, token in named:
-        if token >= model.vocab_size:
-            said = f"'{param}' names {token}, which is no token id of the model '{model.name}'."
-            raise BadRequest(
-                f"{said} Send ids from 0 to {model.vocab_size - 1}.", param=param, code="invalid_value"
-            )
