@@ -1,6 +1,6 @@
 """A job on its way through one attempt: submitted, claimed, ended. Ownership is a value."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -11,6 +11,8 @@ INTERACTIVE = timedelta(0)
 """Somebody waits on the connection."""
 STANDARD = timedelta(seconds=10)
 """A background job lets interactive ones of the next 10 s pass, and none that come later: nobody starves."""
+BATCH = timedelta(hours=12)
+"""A line of a batch lets everybody pass who comes within half of its completion window."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,16 @@ class NewJob:
     kind: str
     queue: str
     model: str
-    behind: timedelta  # INTERACTIVE or STANDARD
+    behind: timedelta  # INTERACTIVE, STANDARD or BATCH
     request: Mapping[str, Any]
     input: Mapping[str, Any]
     stored: bool = True
+    api_key_id: int | None = None
+    batch_id: str | None = None
+    line: int | None = None  # of the batch's file, the first is 1
+    custom_id: str | None = None  # of that line
+    conversation: Sequence[Mapping[str, Any]] | None = None  # the items of a response's input
+    webhook: Mapping[str, Any] | None = None  # {url, events}
 
 
 @dataclass(frozen=True)

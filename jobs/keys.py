@@ -21,6 +21,7 @@ class Identity:
 
     owner_id: int
     scopes: frozenset[str]
+    key_id: int
 
 
 def issue(connection: Connection, owner: str) -> str:
@@ -44,13 +45,13 @@ def issue(connection: Connection, owner: str) -> str:
 def identify(connection: Connection, key: str) -> Identity | None:
     """The identity behind a key; None for a wrong or revoked one."""
     row = connection.execute(
-        select(api_keys.c.owner_id, api_keys.c.digest, api_keys.c.scopes).where(
+        select(api_keys.c.id, api_keys.c.owner_id, api_keys.c.digest, api_keys.c.scopes).where(
             api_keys.c.prefix == key[:_PREFIX_LENGTH], api_keys.c.revoked_at.is_(None)
         )
     ).one_or_none()
     if row is None or not hmac.compare_digest(row.digest, _digest(key)):
         return None
-    return Identity(row.owner_id, frozenset(row.scopes))
+    return Identity(row.owner_id, frozenset(row.scopes), row.id)
 
 
 def revoke(connection: Connection, prefix: str) -> bool:

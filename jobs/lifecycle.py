@@ -45,7 +45,7 @@ _NOW = func.clock_timestamp()  # now() would be the start of the transaction
 def submit(connection: Connection, job: NewJob) -> None:
     """Write the row and its first event; the caller's commit accepts the job."""
     values = {field.name: getattr(job, field.name) for field in fields(job)}
-    connection.execute(_submission(), values | {"request": dict(job.request), "input": dict(job.input)})
+    connection.execute(_submission(), values)
 
 
 @cache

@@ -27,12 +27,20 @@ class QueueName(StrEnum):
     CLERK = "clerk"
 
 
+class Chore(StrEnum):
+    """Short work of the clerk, each a task of its own; rows say what is due."""
+
+    PRUNE = "clerk.prune"  # delete what is past its retention
+    VALIDATE = "clerk.validate"  # read uploaded files
+    BATCHES = "clerk.batches"  # expand and finalize batches
+    DELIVER = "clerk.deliver"  # send webhooks
+
+
 DOORBELLS = {
     QueueName.GENERATE: "worker.drain",
     QueueName.TRAIN: "trainer.drain",
-    QueueName.CLERK: "clerk.prune",
 }
-"""The task that each queue's bell names. None has a payload."""
+"""The task that a bell of one queue names. None has a payload."""
 
 
 QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING")
@@ -53,7 +61,8 @@ def make_celery(settings: Settings) -> Celery:
         task_ignore_result=True,
         task_queues=[Queue(name, routing_key=name) for name in QueueName],  # type: ignore[no-untyped-call]
         task_create_missing_queues=False,
-        task_routes={task: {"queue": queue} for queue, task in DOORBELLS.items()},
+        task_routes={task: {"queue": queue} for queue, task in DOORBELLS.items()}
+        | {chore: {"queue": QueueName.CLERK} for chore in Chore},
         task_publish_retry=False,
         worker_pool="threads",
         worker_concurrency=1,
@@ -78,11 +87,15 @@ def make_signals(settings: Settings) -> Signals:
     """The process's voice and ear on Redis."""
     app = make_celery(settings)
 
-    def knock(queue: str) -> None:
-        name = QueueName(queue)
-        app.send_task(DOORBELLS[name], queue=name, expires=_DOORBELL_EXPIRES.total_seconds(), retry=False)
+    def knock(bell: str) -> None:
+        task = bell if bell in set(Chore) else DOORBELLS[QueueName(bell)]
+        app.send_task(task, queue=_queue_of(bell), expires=_DOORBELL_EXPIRES.total_seconds(), retry=False)
 
-    return Signals(settings.redis, knock)
+    return Signals(settings.redis, knock, _queue_of)
+
+
+def _queue_of(bell: str) -> str:
+    return QueueName.CLERK if bell in set(Chore) else bell
 
 
 def enqueue(database: Database, signals: Signals, job: NewJob) -> JobRecord:

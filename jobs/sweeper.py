@@ -4,6 +4,7 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from types import FrameType
 from typing import Any
@@ -15,7 +16,7 @@ from jobs import lifecycle, logs, settings
 from jobs.catalog import forget_silent_workers
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
-from jobs.queue import QueueName, make_signals
+from jobs.queue import Chore, make_signals
 from jobs.signals import Signals
 from jobs.states import State
 from jobs.tables import jobs
@@ -26,6 +27,9 @@ _UNSTORED = timedelta(hours=1)  # a `store: false` job whose caller went away be
 _UNSERVED = timedelta(days=1)  # a job for a model that no worker offers any more
 _BATCH = 1000  # rows of one DELETE, so that no lock is held for long
 
+_CHORES: dict[Chore, Callable[[Connection], bool]] = {}
+"""What tells whether rows wait for a chore; whoever wrote them has rung already, but bells get lost."""
+
 
 def sweep(database: Database, signals: Signals, retention: timedelta, trust_leases: bool = True) -> None:
     """One round. Harmless if two sweepers run, harmless if none runs for a while."""
@@ -35,13 +39,15 @@ def sweep(database: Database, signals: Signals, retention: timedelta, trust_leas
         unserved = lifecycle.fail_unserved(connection, _UNSERVED)
     with database.transaction() as connection:  # after the commit: who hears the bell must see the rows
         waiting = ring_for_waiting(connection, signals)
-        old = is_prunable(connection, retention)
+        for chore, is_due in _CHORES.items():
+            if is_due(connection):
+                signals.ring(chore)
+        if is_prunable(connection, retention):
+            signals.ring(Chore.PRUNE)
     if moved:
         log.warning("recovered lost jobs", **{str(state): count for state, count in moved.items()})
     if unserved:
         log.warning("failed jobs whose model is gone", jobs=unserved)
-    if old:
-        signals.ring(QueueName.CLERK)
     log.debug("swept", waiting=waiting)
 
 

@@ -5,7 +5,9 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
+    Float,
     ForeignKey,
     Identity,
     Index,
@@ -33,6 +35,7 @@ metadata = MetaData(
 
 _NOW = text("now()")
 _moment = DateTime(timezone=True)
+_optional = JSON(none_as_null=True)
 
 owners = Table(
     "owners",
@@ -50,8 +53,122 @@ api_keys = Table(
     Column("prefix", Text, nullable=False, unique=True),  # finds the row; not secret
     Column("digest", LargeBinary, nullable=False),  # SHA-256 of the whole key
     Column("scopes", ARRAY(Text), nullable=False),
+    # None: no limit
+    Column("requests_per_minute", Integer),
+    Column("tokens_per_minute", Integer),
+    Column("queued_jobs", Integer),
+    Column("concurrent_jobs", Integer),
     Column("created_at", _moment, nullable=False, server_default=_NOW),
     Column("revoked_at", _moment),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("api_key_id", ForeignKey("api_keys.id", ondelete="CASCADE"), primary_key=True),
+    Column("day", Date, primary_key=True),  # in UTC
+    Column("jobs", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("worker_seconds", Float, nullable=False),
+)
+
+creates = Table(
+    "creates",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("api_key_id", ForeignKey("api_keys.id", ondelete="CASCADE"), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),  # SHA-256 of the body, or of a form's parts
+    Column("idempotency_key", Text),
+    Column("resource_id", Text, nullable=False),  # what was made
+    Column("created_at", _moment, nullable=False, server_default=_NOW),
+    Index(
+        "uq_creates_api_key_id_idempotency_key",
+        "api_key_id",
+        "idempotency_key",
+        unique=True,
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+    ),
+    Index("ix_creates_api_key_id_digest", "api_key_id", "digest"),
+    Index("ix_creates_created_at", "created_at"),
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("seq", BigInteger, Identity(), nullable=False),  # order of arrival
+    Column("owner_id", ForeignKey("owners.id", ondelete="CASCADE"), nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("artifact", Text, nullable=False, index=True),
+    Column("status", Text, nullable=False),  # uploaded: not validated yet; processed; error
+    Column(
+        "errors", _optional
+    ),  # [{code, line, message, param}] of a file that is not what its purpose needs
+    Column("lines", Integer),  # of a validated file
+    Column("created_at", _moment, nullable=False, server_default=_NOW),
+    Column("expires_at", _moment),
+    CheckConstraint("status IN ('uploaded', 'processed', 'error')", name="status"),
+    Index("ix_files_owner_id_seq", "owner_id", "seq"),
+    Index("ix_files_unvalidated", "seq", postgresql_where=text("status = 'uploaded'")),
+    Index("ix_files_expires_at", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("seq", BigInteger, Identity(), nullable=False),  # order of arrival
+    Column("owner_id", ForeignKey("owners.id", ondelete="CASCADE"), nullable=False),
+    Column("api_key_id", BigInteger),
+    Column("endpoint", Text, nullable=False),
+    Column(
+        "input_file_id", Text, nullable=False, index=True
+    ),  # the file may be gone once the batch has ended
+    Column("completion_window", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("model", Text),
+    Column("metadata", JSON, nullable=False),
+    Column("output_expires_after", Integer),  # seconds
+    Column("errors", _optional),  # [{code, line, message, param}]
+    Column("total", Integer, nullable=False, server_default="0"),
+    Column("counts", _optional),  # {completed, failed} and usage, kept when the lines' jobs are gone
+    Column("usage", _optional),
+    Column("output_file_id", Text),
+    Column("error_file_id", Text),
+    Column("created_at", _moment, nullable=False, server_default=_NOW),
+    Column("expires_at", _moment, nullable=False),
+    Column("in_progress_at", _moment),
+    Column("finalizing_at", _moment),
+    Column("completed_at", _moment),
+    Column("failed_at", _moment),
+    Column("expired_at", _moment),
+    Column("cancelling_at", _moment),
+    Column("cancelled_at", _moment),
+    CheckConstraint(
+        "status IN ('validating', 'failed', 'in_progress', 'finalizing', 'completed', 'expired', "
+        "'cancelling', 'cancelled')",
+        name="status",
+    ),
+    Index("ix_batches_owner_id_seq", "owner_id", "seq"),
+    Index(
+        "ix_batches_open",
+        "seq",
+        postgresql_where=text("status IN ('validating', 'in_progress', 'finalizing', 'cancelling')"),
+    ),
+)
+
+batch_refusals = Table(
+    "batch_refusals",
+    metadata,
+    Column("batch_id", ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True),
+    Column("line", Integer, primary_key=True),  # the first is 1
+    Column("custom_id", Text, nullable=False),
+    Column("status_code", Integer, nullable=False),
+    Column("error", JSON, nullable=False),  # the error object that the endpoint answers
 )
 
 jobs = Table(
@@ -72,10 +189,18 @@ jobs = Table(
     Column("lease_until", _moment),
     Column("worker", Text),
     Column("cancel_requested_at", _moment),
+    Column("paused_at", _moment),  # a wish, as a cancel is
+    Column("api_key_id", BigInteger),  # with which it was asked for: its limits and its usage
+    Column("batch_id", ForeignKey("batches.id", ondelete="CASCADE")),  # whose line it is
+    Column("line", Integer),  # of the batch's file, the first is 1
+    Column("custom_id", Text),  # of that line
+    Column("webhook", _optional),  # {url, events} to tell of its end, beside the owner's endpoints
     Column("stored", Boolean, nullable=False),  # false: gone once its caller was answered
     # json, not jsonb: it keeps every text that a tokenizer can write, NUL included, and the order of keys
     Column("request", JSON, nullable=False),  # what the resource echoes
     Column("input", JSON, nullable=False),  # what the worker needs
+    Column("conversation", _optional),  # of a response: the items that were sent, and those before them
+    Column("progress", _optional),  # of a fine-tune
     Column("output", JSON),
     Column("error", JSON),
     Column("created_at", _moment, nullable=False, server_default=_NOW),
@@ -95,6 +220,20 @@ jobs = Table(
     Index("ix_jobs_finished_at", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
     Index("ix_jobs_unstored", "finished_at", postgresql_where=text("NOT stored")),
     Index("ix_jobs_owner_id_kind_seq", "owner_id", "kind", "seq"),
+    Index(
+        "ix_jobs_batch_id_line",
+        "batch_id",
+        "line",
+        unique=True,
+        postgresql_where=text("batch_id IS NOT NULL"),
+    ),
+    Index("ix_jobs_batch_id_state", "batch_id", "state", postgresql_where=text("batch_id IS NOT NULL")),
+    Index(
+        "ix_jobs_api_key_id_state",
+        "api_key_id",
+        "state",
+        postgresql_where=text("state IN ('queued', 'running')"),
+    ),
 )
 
 job_events = Table(
@@ -107,6 +246,58 @@ job_events = Table(
     Column("state", Text, nullable=False),
     Column("code", Text),  # of the error, where there was one
     Column("worker", Text),
+    # what a fine-tune says beside its moves
+    Column("level", Text),
+    Column("message", Text),
+    Column("data", _optional),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("seq", BigInteger, Identity(), nullable=False),
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("step", Integer, nullable=False),
+    Column("model", Text, nullable=False),  # the name under which it can be called
+    Column("metrics", JSON, nullable=False),
+    Column("created_at", _moment, nullable=False, server_default=_NOW),
+    UniqueConstraint("job_id", "step"),
+)
+
+webhook_endpoints = Table(
+    "webhook_endpoints",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("seq", BigInteger, Identity(), nullable=False),
+    Column("owner_id", ForeignKey("owners.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("name", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("event_types", ARRAY(Text), nullable=False),
+    Column("secret", Text, nullable=False),  # whsec_...; it signs, so it cannot be kept as a hash
+    Column("old_secret", Text),  # signs too until then
+    Column("old_secret_until", _moment),
+    Column("created_at", _moment, nullable=False, server_default=_NOW),
+    Column("disabled_at", _moment),  # its target said 410
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", Text, primary_key=True),  # evt_...
+    Column("owner_id", ForeignKey("owners.id", ondelete="CASCADE"), nullable=False),
+    Column("endpoint_id", ForeignKey("webhook_endpoints.id", ondelete="CASCADE")),
+    Column("url", Text),  # of a request's own webhook, which has no endpoint
+    Column("type", Text, nullable=False),  # response.completed, batch.failed, ...
+    Column("resource_id", Text, nullable=False),
+    Column("created_at", _moment, nullable=False, server_default=_NOW),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("due_at", _moment),  # of the next attempt; None: delivered or given up
+    Column("delivered_at", _moment),
+    Column("last_error", Text),
+    CheckConstraint("(endpoint_id IS NULL) <> (url IS NULL)", name="target"),
+    Index("ix_outbox_due_at", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+    Index("ix_outbox_created_at", "created_at"),
 )
 
 model_versions = Table(
@@ -122,6 +313,10 @@ model_versions = Table(
     Column("eos_token_id", Integer, nullable=False),
     Column("tokenizer", Text, nullable=False),  # artifact: a tokenizer.json
     Column("chat_template", Text),
+    # of a fine-tuned one
+    Column("owner_id", ForeignKey("owners.id", ondelete="CASCADE")),
+    Column("job_id", Text),  # the fine-tune that made it
+    Column("lineage", _optional),  # base, data, hyperparameters, code
     Column("created_at", _moment, nullable=False, server_default=_NOW),
     UniqueConstraint("name", "digest", "quantization"),
 )

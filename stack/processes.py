@@ -90,7 +90,7 @@ def _app(settings: Settings) -> list[Process]:
         "web": [python, "-m", "gunicorn", "--config", "web/gunicorn.conf.py", "web.wsgi:app"],
         "worker": [python, "-m", "worker.app"],
         "trainer": _celery(python, "trainer.app", QueueName.TRAIN),
-        "clerk": _celery(python, "jobs.clerk", QueueName.CLERK),
+        "clerk": _celery(python, "web.clerk", QueueName.CLERK),
         "sweeper": [python, "-m", "jobs.sweeper"],
     }
     return [

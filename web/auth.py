@@ -56,19 +56,24 @@ def require(known: Keys, scope: str) -> None:
             "You didn't provide an API key. Send it in the header 'Authorization: Bearer YOUR_KEY'.",
             code="missing_api_key",
         )
-    identity = known.identify(key.strip())
-    if identity is None:
+    found = known.identify(key.strip())
+    if found is None:
         raise Unauthorized(
             "Incorrect API key provided. Send a key of this server in the header "
             "'Authorization: Bearer YOUR_KEY'; whoever runs this server can make one.",
             code="invalid_api_key",
         )
-    if scope not in identity.scopes:
+    if scope not in found.scopes:
         raise Forbidden(f"This API key does not allow {scope}. Use a key with that scope.")
-    g.owner_id = identity.owner_id
+    g.identity = found
+
+
+def identity() -> Identity:
+    """Whose key came with this request."""
+    found: Identity = g.identity
+    return found
 
 
 def owner_id() -> int:
     """The owner who asks."""
-    found: int = g.owner_id
-    return found
+    return identity().owner_id

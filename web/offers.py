@@ -17,6 +17,7 @@ class Offers:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: tuple[dict[str, Offer], float] = {}, 0.0  # and until when; read and replaced as one
+        self._tokenizers: dict[tuple[str, str], str] = {}
 
     def all(self) -> Mapping[str, Offer]:
         """Every name that somebody offers or failed to get.
@@ -42,10 +43,14 @@ class Offers:
 
     def tokenizer(self, name: str, digest: str) -> str:
         """The artifact with the tokenizer of a version that wrote something, offered still or not."""
+        known = self._tokenizers.get((name, digest))
+        if known is not None:
+            return known
         with self._database.transaction() as connection:
             found = catalog.tokenizer(connection, name, digest)
         if found is None:
             raise LookupError(f"no version of {name} has the digest {digest}")
+        self._tokenizers[name, digest] = found
         return found
 
 

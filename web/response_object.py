@@ -8,6 +8,8 @@ from jobs.errors import InvalidPrompt
 from jobs.inputs import Sampling
 from jobs.records import JobRecord
 from jobs.states import State
+from web.catalogue import Models
+from web.logprobs import of_text
 from web.response_request import ResponseRequest
 
 _FINISHED = {State.SUCCEEDED: "completed", State.FAILED: "failed", State.CANCELLED: "cancelled"}
@@ -53,6 +55,16 @@ def echo(request: ResponseRequest, sampling: Sampling) -> dict[str, Any]:
         "bad_words": request.bad_words,  # as they were sent, not as tokens
         **sampling.model_dump(mode="json", include=_OURS),
     }
+
+
+def answer(models: Models, record: JobRecord) -> dict[str, Any]:
+    """The Response of a job as it is now."""
+    output = record.output or {}
+    stored = (output.get("sequences") or [{}])[0].get("logprobs")
+    if not stored:
+        return response_object(record, [])
+    tokenizer = models.offers.tokenizer(record.model, output["model_digest"])
+    return response_object(record, of_text(models.tokenizers, tokenizer, stored))
 
 
 def response_object(record: JobRecord, logprobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """`/v1/responses`: submit, poll or wait, cancel, delete, list."""
 
 import re
-import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -10,23 +9,19 @@ from pydantic import Field
 from sqlalchemy import Connection
 
 from jobs import lifecycle, records
-from jobs.attempts import INTERACTIVE, STANDARD, NewJob
-from jobs.inputs import GenerationInput
-from jobs.queue import QueueName, enqueue
+from jobs.queue import enqueue
 from jobs.records import JobRecord
 from jobs.states import FINAL, State
-from web import prompts, query, sampling, synchronous
-from web.auth import owner_id
-from web.backend import Backend, backend
+from web import query, response_object, synchronous
+from web.auth import identity, owner_id
+from web.backend import backend
 from web.body import json_object
-from web.errors import BadRequest, Conflict, NotFound
-from web.logprobs import of_text
-from web.response_object import echo, poll_after_ms, response_object
-from web.response_request import DEFAULT_OUTPUT_TOKENS, ResponseRequest
+from web.errors import BadRequest, NotFound
+from web.response_job import KIND, new_job, replay
+from web.response_object import poll_after_ms
+from web.response_request import ResponseRequest
 
 blueprint = Blueprint("responses", __name__)
-
-KIND = "response"
 
 _ID = re.compile(r"resp_[0-9a-f]{32}")
 LOGPROBS = "message.output_text.logprobs"  # shown always where they were asked for
@@ -37,7 +32,7 @@ _CANCEL_WAIT = 2.0  # seconds; a worker that lives drops a cancelled job sooner
 def create() -> Response:
     """Take a job; answer at once in the background, else after its end."""
     query.parse(query.Query)
-    job = _new_job(backend(), ResponseRequest.parse(json_object()))
+    job = new_job(backend(), identity(), ResponseRequest.parse(json_object()))
     if job.request["background"]:
         return _answer(enqueue(backend().database, backend().signals, job))
     return _answer(synchronous.run(backend(), job))
@@ -78,7 +73,7 @@ def verify(response_id: str) -> Response:
     """Run a response once more, as a job whose `verification` says whether the tokens are the same."""
     query.parse(query.Query)
     record = _mine(response_id)
-    return _answer(enqueue(backend().database, backend().signals, _replay(backend(), record)))
+    return _answer(enqueue(backend().database, backend().signals, replay(backend(), identity(), record)))
 
 
 @blueprint.delete("/v1/responses/<response_id>")
@@ -106,7 +101,7 @@ def index() -> Response:
         found, more = records.page(
             connection, owner_id(), KIND, asked.after, asked.limit, asked.order == "desc"
         )
-    data = [_object(record) for record in found]
+    data = [response_object.answer(backend(), record) for record in found]
     first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
     return jsonify(object="list", data=data, first_id=first, last_id=last, has_more=more)
 
@@ -131,83 +126,6 @@ class IndexQuery(query.Query):
     limit: Annotated[int, Field(ge=1, le=100)] = 20
     after: str | None = None
     order: Literal["asc", "desc"] = "desc"
-
-
-def _new_job(backend: Backend, asked: ResponseRequest) -> NewJob:
-    """The job that a request asks for, whole and checked.
-
-    Raises:
-        BadRequest: it does not fit itself or its model.
-        NotFound: there is no such model.
-    """
-    limit_name, limit = _limit(asked)
-    if asked.background and not asked.store:
-        said = "'store': false goes with a synchronous call only, because polling reads what is stored."
-        raise BadRequest(f"{said} Leave one of the two out.", param="store", code="unsupported_value")
-    model = backend.offers.require(asked.model)
-    prompt = prompts.conversation(backend.tokenizers, model, asked.input, asked.instructions)
-    room = model.context - backend.tokenizers.count(model, prompt, "input")
-    most = sampling.limit_of(asked, limit, DEFAULT_OUTPUT_TOKENS, room, limit_name)
-    if asked.num_beams > 1 and asked.logprobs is not None:
-        said = "Log-probabilities do not go with beam search. Leave one of the two out."
-        raise BadRequest(
-            said, param="top_logprobs" if asked.top_logprobs else "include", code="unsupported_value"
-        )
-    chosen = sampling.decide(asked, model, backend.tokenizers, most, asked.logprobs)
-    work = GenerationInput(prompts=(prompt,), sampling=chosen)
-    return NewJob(
-        id=f"resp_{secrets.token_hex(16)}",
-        owner_id=owner_id(),
-        kind=KIND,
-        queue=QueueName.GENERATE,
-        model=model.name,
-        behind=STANDARD if asked.background else INTERACTIVE,
-        request=echo(asked, chosen),
-        input=work.model_dump(mode="json"),
-        stored=asked.store,
-    )
-
-
-def _replay(backend: Backend, record: JobRecord) -> NewJob:
-    """The job that says everything again.
-
-    Raises:
-        BadRequest: it has not ended with an answer.
-        Conflict: the weights that wrote it are not there any more.
-        NotFound: the model is not.
-    """
-    if record.state is not State.SUCCEEDED or record.output is None:
-        said = f"A response can be verified once it has its whole answer; this one is {record.state}."
-        raise BadRequest(f"{said} Wait for its end, or create it again.", param="id", code="not_verifiable")
-    model, wrote = backend.offers.require(record.model), record.output["model_digest"]
-    if model.digest != wrote:
-        raise Conflict(
-            f"The model '{record.model}' has other weights now ({model.digest[:12]}) than those that wrote "
-            f"this response ({wrote[:12]}). Offer those again to verify it.",
-            param="id",
-            code="model_changed",
-        )
-    tokens = [sequence["tokens"] for sequence in record.output["sequences"]]
-    replay = {"of": record.id, "tokens": tokens, "receipt": record.output.get("receipt", {})}
-    return NewJob(
-        id=f"resp_{secrets.token_hex(16)}",
-        owner_id=owner_id(),
-        kind=KIND,
-        queue=QueueName.GENERATE,
-        model=record.model,
-        behind=STANDARD,
-        request=record.request | {"background": True, "store": True},
-        input=record.input | {"replay": replay},
-    )
-
-
-def _limit(asked: ResponseRequest) -> tuple[str, int | None]:
-    if asked.max_tokens is None:
-        return "max_output_tokens", asked.max_output_tokens
-    if asked.max_output_tokens is not None:
-        said = "'max_tokens' is another name for 'max_output_tokens'. Send one of them."
-        raise BadRequest(said, param="max_tokens", code="duplicate_parameter")
-    return "max_tokens", asked.max_tokens
 
 
 def _mine(response_id: str) -> JobRecord:
@@ -236,17 +154,8 @@ def _wait(job_id: str, seconds: float) -> None:
             backend().waiting.wait(job_id, seconds)
 
 
-def _object(record: JobRecord) -> dict[str, Any]:
-    output = record.output or {}
-    stored = (output.get("sequences") or [{}])[0].get("logprobs")
-    if not stored:
-        return response_object(record, [])
-    tokenizer = backend().offers.tokenizer(record.model, output["model_digest"])
-    return response_object(record, of_text(backend().tokenizers, tokenizer, stored))
-
-
 def _answer(record: JobRecord) -> Response:
-    response = jsonify(_object(record))
+    response = jsonify(response_object.answer(backend(), record))
     pause = poll_after_ms(record)
     if pause is not None:
         response.headers["openai-poll-after-ms"] = str(pause)

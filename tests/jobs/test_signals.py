@@ -13,7 +13,7 @@ import redis
 
 from jobs import embedded, signals, sweeper
 from jobs.database import Database
-from jobs.queue import make_signals
+from jobs.queue import Chore, make_signals
 from jobs.settings import Settings
 from jobs.signals import CANCELLED, ENDED, Listener, Signals
 from tests.conftest import wait_for
@@ -89,9 +89,13 @@ def test_a_ring_is_one_json_message_that_names_the_task_and_carries_nothing(
     assert (message["headers"]["argsrepr"], message["headers"]["kwargsrepr"]) == ("()", "{}")
 
 
-@pytest.mark.parametrize("queue", ["generate", "train", "clerk"])
-def test_every_queue_has_its_bell(voice: Signals, client: "redis.Redis", queue: str) -> None:
-    voice.ring(queue)
+@pytest.mark.parametrize(
+    ("bell", "queue"), [("generate", "generate"), ("train", "train"), *((chore, "clerk") for chore in Chore)]
+)
+def test_every_queue_and_chore_has_its_bell(
+    voice: Signals, client: "redis.Redis", bell: str, queue: str
+) -> None:
+    voice.ring(bell)
     wait_for(lambda: client.llen(f"penstock:{queue}"))
 
 

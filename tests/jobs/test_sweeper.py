@@ -172,7 +172,7 @@ def test_the_clerk_is_rung_for_only_while_there_is_something_to_prune(database: 
     samples.finished(database, owner, "old", 2 * MONTH)
     bells = Bells()
     sweeper.sweep(database, bells, MONTH)
-    assert bells.rung == ["clerk"]
+    assert bells.rung == ["clerk.prune"]
     sweeper.prune(database, MONTH)
     bells = Bells()
     sweeper.sweep(database, bells, MONTH)

@@ -60,7 +60,7 @@ def test_what_has_no_whole_answer_cannot_be_verified(caller: Caller, worker: Fak
 
 def test_other_weights_under_the_same_name_are_said_so(caller: Caller, worker: FakeWorker) -> None:
     made = caller.post("/v1/responses", model="starter", input="a", background=True).get_json()
-    worker.one(output("x"))  # by weights that nobody offers
+    worker.one(output("x") | {"model_digest": "0ther" * 8})  # by weights that nobody offers
     the_error(caller.post(f"/v1/responses/{made['id']}/verify"), 409, "model_changed")
 
 
