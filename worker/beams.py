@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from worker.sequence import FinishReason
+from worker.transfer import read, sent
 
 EarlyStopping = bool | Literal["never"]
 BLOCK = 128  # scores whose largest stands for them in the first pass of the selection
@@ -65,7 +66,7 @@ class BeamSearch:
             For each of the new `hypotheses` the row it continues; its newest token is its last.
             None when the search is over: `answers` has `beams` of them, and no hypothesis lives.
         """
-        totals = torch.tensor(self._totals, device=log_probabilities.device)
+        totals = sent(self._totals, log_probabilities.device)
         scores = log_probabilities.add_(totals[:, None])
         best, where = top(scores.flatten(), min(self._candidates, scores.numel()))
         vocab = scores.shape[1]
@@ -73,7 +74,7 @@ class BeamSearch:
         hypotheses: list[list[int]] = []
         live: list[float] = []
         last = len(self.hypotheses[0]) + 1 >= self._max_tokens
-        for rank, (total, place) in enumerate(zip(best.tolist(), where.tolist(), strict=True)):
+        for rank, (total, place) in enumerate(zip(read(best).tolist(), read(where).tolist(), strict=True)):
             parent, token = divmod(place, vocab)
             if last or token in self._ends:
                 if rank < self._beams:

@@ -21,6 +21,7 @@ from worker.scheduler import Scheduler
 from worker.sequence import Sequence
 from worker.speculation import ROWS, Speculation
 from worker.stopping import Stopping
+from worker.transfer import read, sent
 from worker.turn import Turn
 
 NOT_FINITE = "The model's logits for this sequence were not finite."
@@ -41,7 +42,7 @@ class Model(Protocol):
         """Make room for the K/V of so many sequences; all that was kept before is gone."""
 
     def forward(self, rows: Rows) -> Tensor:
-        """Logits [wanted, vocab] in fp32 of the wanted rows; K/V of all rows stay in their slots."""
+        """fp32 logits [wanted, vocab] of the wanted rows, good until the next pass; K/V of all rows stay."""
 
     def best(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """The same pass: only the likeliest token [wanted], and whether the row was finite [wanted]."""
@@ -202,10 +203,12 @@ class Engine:
         for echo in turn.echoes:
             echo.take(logits)
         if len(turn.places) < len(logits):
-            logits = logits[turn.places]
-        ended = [end for leader, rows in due.searches.items() for end in self._advance(leader, logits[rows])]
+            logits = logits[sent(turn.places, logits.device, torch.long)]
+        ended = []
+        for leader, rows in due.searches.items():
+            ended += self._advance(leader, logits[sent(rows, logits.device)])
         if due.singles:
-            logits = logits[due.rows] if due.searches else logits
+            logits = logits[sent(due.rows, logits.device)] if due.searches else logits
             ended += self._extend(due.singles, sample(logits, due.choices, due.singles))
         return ended
 
@@ -213,7 +216,7 @@ class Engine:
         """Add each its token; returns those that ended."""
         ended = []
         for sequence, logprob in zip(due, draw.logprobs, strict=False):
-            if logprob is not None:
+            if logprob is not None and sequence.sampling.max_tokens:
                 sequence.cumulative += logprob.logprob
                 if sequence.sampling.logprobs is not None:
                     sequence.logprobs.append(logprob)
@@ -243,7 +246,7 @@ class Engine:
 
     def _advance(self, leader: Sequence, logits: Tensor) -> list[Sequence]:
         """Give the members of a beam search their tokens; returns its answers if it is over."""
-        if not logits.isfinite().all():
+        if not read(logits.isfinite().all()):
             return self._doubt(leader)
         now = time.monotonic()
         answers = self._searches.advance(leader, logits)

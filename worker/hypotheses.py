@@ -10,6 +10,7 @@ from worker.decoding.processors import processed
 from worker.scheduler import Scheduler
 from worker.sequence import Sequence
 from worker.stopping import last_tokens
+from worker.transfer import sent
 
 Copy = Callable[[list[tuple[int, int]], list[int]], None]
 """As a model's `copy`: moves from slot to slot, and how many positions of each."""
@@ -67,7 +68,7 @@ class Hypotheses:
         A hypothesis stays with the member that said it so far, so that few are copied.
         """
         leader = self._members[0]
-        scores = torch.log_softmax(logits[self._speakers], -1)
+        scores = torch.log_softmax(logits[sent(self._speakers, logits.device)], -1)
         scores = processed(scores, leader.sampling, leader.prompt, self._search.hypotheses, self._eos)
         parents = self._search.advance(scores)
         if parents is None:

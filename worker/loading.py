@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 
 from jobs.errors import ModelUnavailable
 from worker import checkpoint
+from worker.cuda.model import CudaGPT2
 from worker.engine import Model
 from worker.kernels import refusal
 from worker.kernels.model import KernelGPT2
@@ -65,7 +66,7 @@ class LoadedModel(Description):
     """A model ready for an engine."""
 
     model: Model
-    path: str  # what multiplies: avx512_vnni or torch
+    path: str  # what multiplies: avx512_vnni, torch or cuda
     why: str | None  # why not the kernel, in one sentence
 
 
@@ -215,6 +216,8 @@ def _served(opened: _Opened, eos_token_id: int, kernel: str, threads: int) -> tu
         model = KernelGPT2.build(architecture, opened.weights(), method, context, eos_token_id, threads)
         return model, "avx512_vnni", None
     network = Network.build(architecture, opened.weights(), method, device)
+    if device == "cuda":
+        return CudaGPT2(network, context, eos_token_id), "cuda", why
     return GPT2(network, context, eos_token_id, threads), "torch", why
 
 

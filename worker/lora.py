@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from worker.network import Adapt
+from worker.transfer import sent
 
 if TYPE_CHECKING:
     from worker.adapters import Adapter
@@ -68,7 +69,7 @@ class Adapters:
         return Adapted([Group(self._rows(numbers, number), self._kept[number]) for number in present])
 
     def _rows(self, numbers: list[int], number: int) -> Tensor:
-        return torch.tensor([row for row, its in enumerate(numbers) if its == number], device=self.device)
+        return sent([row for row, its in enumerate(numbers) if its == number], self.device)
 
 
 def _add(rows: Tensor | None, a: Tensor, b: Tensor, x: Tensor, y: Tensor) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from jobs.inputs import Sampling
 from worker.decoding.history import Integers
 from worker.stopping import last_tokens
+from worker.transfer import sent
 
 Words = dict[int, list[list[int]]]
 """Words of several tokens, by their last but one."""
@@ -46,8 +47,8 @@ class Bans:
                 ends = last_tokens(sampling, eos)
                 silent += [(start + token, row, sampling.min_tokens) for token in ends]
         return cls(
-            biased=torch.tensor(list(biases), dtype=torch.long, device=device),
-            biases=torch.tensor(list(biases.values()), dtype=torch.float32, device=device),
+            biased=sent(list(biases), device, torch.long),
+            biases=sent(list(biases.values()), device, torch.float32),
             silent=np.array(silent, np.int64).reshape(-1, 3).T,
             words=words,
             prompts=prompts,
@@ -66,7 +67,7 @@ class Bans:
         for row, words in self.words.items():
             banned += [row * self.vocab + token for token in self._completing(words, row, outputs[row])]
         if banned:
-            flat.index_fill_(0, torch.tensor(banned).to(flat.device), -torch.inf)
+            flat.index_fill_(0, sent(banned, flat.device), -torch.inf)
 
     def _completing(self, words: Words, row: int, output: list[int]) -> list[int]:
         prompt = self.prompts[row]

@@ -14,6 +14,7 @@ from torch import Tensor
 from jobs.inputs import Sampling
 from worker.decoding.filters import Filters, kept_by_rank
 from worker.decoding.ranking import highest
+from worker.transfer import sent
 
 NARROW = 64  # tokens in order, of all rows at once
 WIDTHS = (NARROW, 256, 1024)  # of rows with a top_k: the first that is enough
@@ -86,7 +87,7 @@ def groups_of(asked: list[Sampling], vocab: int, device: str) -> list[Group]:
         for some in (rows[start : start + size] for start in range(0, len(rows), size)):
             together = slice(some[0], some[-1] + 1) if some[-1] - some[0] == len(some) - 1 else None
             filters = Filters.of([asked[row] for row in some], device)
-            groups.append(kind(torch.tensor(some, device=device), together, filters, width))
+            groups.append(kind(sent(some, device), together, filters, width))
     return groups
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from jobs.inputs import Sampling
 from worker.decoding.ranking import highest
+from worker.transfer import sent
 
 OFF = 2.0  # a mass that is never reached, so that the filter keeps all
 COLDEST = 1e-30  # below, a float's division would overflow; it is as good as greedy
@@ -31,12 +32,12 @@ class Filters:
         """Greedy is to keep the first alone."""
 
         def column(values: list[float], dtype: torch.dtype = torch.float64) -> Tensor:
-            return torch.tensor(values, dtype=dtype, device=device)[:, None]
+            return sent(values, device, dtype)[:, None]
 
         ks = [kept_by_rank(sampling) or 2**31 for sampling in asked]
         return cls(
             temperature=column([max(sampling.temperature, COLDEST) for sampling in asked], torch.float32),
-            top_k=torch.tensor(ks, device=device)[:, None],
+            top_k=sent(ks, device)[:, None],
             top_p=column([sampling.top_p if sampling.top_p < 1 else OFF for sampling in asked]),
             min_p=column([sampling.min_p for sampling in asked]),
             typical_p=column([sampling.typical_p if sampling.typical_p < 1 else OFF for sampling in asked]),

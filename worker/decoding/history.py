@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worker.transfer import sent
+
 ROOM = 64  # columns added when a table is full
 
 Integers = NDArray[np.int64]
@@ -44,12 +46,12 @@ class History:
             echoes[index, : len(row)] = _echoed(row, depth)
 
         def column(lengths: list[int]) -> Tensor:
-            return torch.tensor(lengths, device=device)[:, None]
+            return sent(lengths, device)[:, None]
 
         return cls(
-            tokens=torch.from_numpy(tokens).to(device),
-            counts=torch.from_numpy(counts).to(device),
-            echoes=torch.from_numpy(echoes).to(device),
+            tokens=sent(tokens, device),
+            counts=sent(counts, device),
+            echoes=sent(echoes, device),
             prompts=column([len(prompt) for prompt in told]),
             lengths=column([len(row) for row in rows]),
             longest=longest,

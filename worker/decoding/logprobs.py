@@ -5,24 +5,24 @@ from torch import Tensor
 
 from worker.decoding.ranking import highest
 from worker.sequence import Logprob
+from worker.transfer import read, sent
 
 
 @torch.inference_mode()
 def logprobs_of(logits: Tensor, tokens: list[int], top: int) -> list[Logprob]:
     """Of `tokens[i]` after row i of `logits` [n, vocab], with the `top` likeliest beside it."""
-    return recorded(logits.log_softmax(-1), torch.tensor(tokens).to(logits.device), [top] * len(tokens))
+    return recorded(logits.log_softmax(-1), sent(tokens, logits.device, torch.long), [top] * len(tokens))
 
 
 def recorded(beliefs: Tensor, tokens: Tensor, tops: list[int]) -> list[Logprob]:
     """From log-probabilities [n, vocab], `tokens` [n], and how many alternatives each row wants."""
-    own = beliefs.gather(1, tokens[:, None])[:, 0].tolist()
-    said = tokens.tolist()
+    ids = tokens[:, None]
     widest = min(max(tops, default=0), beliefs.shape[-1])
-    if not widest:
-        return [Logprob(token, logprob) for token, logprob in zip(said, own, strict=True)]
-    ids = highest(beliefs, widest)
-    likely = beliefs.gather(1, ids).tolist()
+    if widest:
+        ids = torch.cat((ids, highest(beliefs, widest)), 1)
+    likely = beliefs.gather(1, ids)
+    numbers = read(torch.stack((ids.double(), likely.double()), 2)).tolist()  # fp64 holds both exactly
     return [
-        Logprob(token, logprob, tuple(zip(row, values, strict=True))[:top])
-        for token, logprob, row, values, top in zip(said, own, ids.tolist(), likely, tops, strict=True)
+        Logprob(int(token), logprob, tuple((int(other), value) for other, value in others[:top]))
+        for ((token, logprob), *others), top in zip(numbers, tops, strict=True)
     ]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from jobs.inputs import Sampling
 from worker.decoding.history import History
+from worker.transfer import sent
 
 BEYOND_REACH = 2**31  # tokens; no echo is so long
 
@@ -53,7 +54,7 @@ class Penalties:
         echo = [(sampling.no_repeat_ngram_size or BEYOND_REACH) - 1 for sampling in hot]
 
         def column(values: list[float]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float32, device=device)[:, None]
+            return sent(values, device, torch.float32)[:, None]
 
         return cls(
             rows=rows,
@@ -64,11 +65,11 @@ class Penalties:
                 [sampling.no_repeat_ngram_size for sampling in hot],
                 device,
             ),
-            start=torch.tensor(rows, device=device)[:, None] * vocab,
+            start=sent(rows, device)[:, None] * vocab,
             repetition=column([sampling.repetition_penalty for sampling in hot]),
             presence=column([sampling.presence_penalty for sampling in hot]),
             frequency=column([sampling.frequency_penalty for sampling in hot]),
-            echo=torch.tensor(echo, device=device)[:, None],
+            echo=sent(echo, device)[:, None],
             penalizing=any(_penalizes(sampling) for sampling in hot),
             echoing=any(sampling.no_repeat_ngram_size for sampling in hot),
         )
@@ -82,7 +83,7 @@ class Penalties:
         if fresh != {1}:
             return False
         self.seen = [seen + 1 for seen in self.seen]
-        self.history.extend(torch.tensor([output[-1] for output in said])[:, None].to(self.start.device))
+        self.history.extend(sent([output[-1] for output in said], self.start.device)[:, None])
         return True
 
     def apply(self, flat: Tensor) -> None:

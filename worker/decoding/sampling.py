@@ -11,6 +11,7 @@ from worker.decoding.logprobs import recorded
 from worker.decoding.processors import Processors
 from worker.decoding.streams import Counters, streams, uniforms
 from worker.sequence import Logprob, Sequence
+from worker.transfer import read, sent
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Choices:
     groups: list[Group]
     processors: Processors
     scored: list[int]  # rows that want log-probabilities
+    scored_rows: Tensor  # the same
     tops: list[int]  # of those: how many alternatives
 
     @classmethod
@@ -59,6 +61,7 @@ class Choices:
             groups=groups_of(asked, vocab, device),
             processors=processors,
             scored=scored,
+            scored_rows=sent(scored, device, torch.long),
             tops=[asked[row].logprobs or 0 for row in scored],
         )
 
@@ -69,23 +72,24 @@ def sample(logits: Tensor, choices: Choices, due: list[Sequence]) -> Draw:
 
     `due` are those of `choices`; what they said since is taken from them. A row whose every token is banned
     says end-of-text, banned or not: nothing else it could say would be what was asked for.
+    A GPU is waited for once, and again where log-probabilities are wanted.
     """
     outputs = [sequence.tokens for sequence in due]
     finite = logits.amax(-1).isfinite()
-    beliefs = logits[choices.scored].log_softmax(-1) if choices.scored else None
+    beliefs = logits[choices.scored_rows].log_softmax(-1) if choices.scored else None
     choices.processors.apply(logits, outputs)
     mute = None if choices.processors.idle else logits.amax(-1) == -torch.inf
     steps = [len(output) for output in outputs]
-    chance = torch.from_numpy(uniforms(choices.streams, steps)).to(logits.device)
+    chance = sent(uniforms(choices.streams, steps), logits.device)
     tokens = torch.empty(len(due), dtype=torch.long, device=logits.device)
     for group in choices.groups:
         tokens[group.rows] = group.drawn(logits, chance[group.rows])
     if mute is not None:
         tokens.masked_fill_(mute, choices.eos)
-    said, sound = torch.stack((tokens, finite.long())).tolist()
+    said, sound = read(torch.stack((tokens, finite.long()))).tolist()
     logprobs: list[Logprob | None] = [None] * len(due)
     if beliefs is not None:
-        records = recorded(beliefs, tokens[choices.scored], choices.tops)
+        records = recorded(beliefs, tokens[choices.scored_rows], choices.tops)
         for row, record in zip(choices.scored, records, strict=True):
             logprobs[row] = record
     return Draw(said, [bool(number) for number in sound], logprobs)
