@@ -2,7 +2,7 @@
 
 import math
 import mmap
-import threading
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,14 +10,23 @@ from torch import Tensor
 from worker.rows import Rows
 
 SEGMENT = 64
-"""Positions that lie together, and whose products are added in one go."""
+"""Positions that lie together; a line of keys has so many numbers, one for each."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the keys and values of a pass's rows go, in every layer."""
+
+    keys: Tensor  # [rows * heads * width] among a layer's numbers
+    values: Tensor  # [rows * heads] among its lines of `width` numbers
 
 
 class Cache:
     """Keys and values of `slots` sequences of up to `context` tokens.
 
-    A layer is [segments, 2, slots, heads, SEGMENT, width]. Memory of a CPU's positions that nobody has
-    written costs nothing: the pages are not touched.
+    A layer is [segments, 2, slots, heads, SEGMENT * width]. A segment's keys lie there as `width` lines of
+    SEGMENT numbers, its values as SEGMENT lines of `width`: attention adds up whole lines. Memory of a CPU's
+    segments that nobody has written costs nothing: the pages are not touched.
     """
 
     def __init__(
@@ -25,9 +34,11 @@ class Cache:
     ) -> None:
         self.slots, self.heads, self.width = slots, heads, width
         self.dtype, self.device = dtype, device
-        shape = (segments(context), 2, slots, heads, SEGMENT, width)
+        shape = (segments(context), 2, slots, heads, SEGMENT * width)
         self._layers = [_untouched_zeros(shape, dtype, device) for _ in range(layers)]
-        self._copies = threading.local()
+        self._numbers = [layer.view(-1) for layer in self._layers]
+        self.keys = [layer.view(-1, SEGMENT) for layer in self._layers]  # all lines, as keys are kept
+        self.values = [layer.view(-1, width) for layer in self._layers]  # all lines, as values are kept
         self._written = [0] * slots  # positions behind it are untouched
 
     @property
@@ -35,35 +46,34 @@ class Cache:
         """What a full slot takes."""
         return sum(layer.nbytes for layer in self._layers) // max(1, self.slots)
 
-    def places(self, rows: Rows) -> Tensor:
-        """Where the rows' keys and values go, [rows * 2 * heads] among a layer's vectors."""
+    def places(self, rows: Rows) -> Places:
+        """Where the rows' keys and values go."""
         for slot, position in zip(rows.slots, rows.positions, strict=True):
             if position >= self._written[slot]:
                 self._written[slot] = position + 1
-        slots = torch.tensor(rows.slots, device=self.device)[:, None, None]
-        positions = torch.tensor(rows.positions, device=self.device)[:, None, None]
-        halves = torch.arange(2, device=self.device)[:, None]
+        slots, positions = (
+            torch.tensor(n, device=self.device)[:, None] for n in (rows.slots, rows.positions)
+        )
+        within = positions % SEGMENT
         heads = torch.arange(self.heads, device=self.device)
-        lines = ((positions // SEGMENT * 2 + halves) * self.slots + slots) * self.heads + heads
-        return (lines * SEGMENT + positions % SEGMENT).flatten()
+        keys, values = self._blocks(slots, heads, positions // SEGMENT)
+        lines = keys[..., None] * self.width + torch.arange(self.width, device=self.device)
+        return Places((lines * SEGMENT + within[..., None]).flatten(), (values * SEGMENT + within).flatten())
 
-    def keep(self, layer: int, keys_values: Tensor, places: Tensor) -> None:
-        """Write the rows' keys and values, [rows, 2, heads, width], where `places` says."""
-        new = keys_values.to(self.dtype).reshape(-1, self.width)
-        self._layers[layer].view(-1, self.width).index_copy_(0, places, new)
+    def keep(self, layer: int, keys: Tensor, values: Tensor, places: Places) -> None:
+        """Write the rows' keys and values, each [rows, heads, width] in the cache's type, to `places`."""
+        self._numbers[layer].index_copy_(0, places.keys, keys.reshape(-1))
+        self.values[layer].index_copy_(0, places.values, values.reshape(-1, self.width))
 
-    def lines(self, slots: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the keys and the values of segments are, for `read`."""
-        keys = numbers * (2 * self.slots) + slots
-        return keys, keys + self.slots
+    def lines(self, slots: Tensor, heads: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Which of `keys` and `values` are those of segments, one after the other, as int32."""
+        keys, values = self._blocks(slots, heads, numbers)
+        return _consecutive(keys, self.width), _consecutive(values, SEGMENT)
 
-    def read(self, layer: int, lines: Tensor) -> Tensor:
-        """A copy of keys or values, [lines * heads, SEGMENT, width]: products read main memory slowly.
-
-        Good until the thread's next one: fresh memory of that size is given by the system, page by page.
-        """
-        stored = self._layers[layer].view(-1, self.heads * SEGMENT * self.width)
-        return stored.index_select(0, lines).view(-1, SEGMENT, self.width)
+    def _blocks(self, slots: Tensor, heads: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the keys and the values of segments are, in segments of one head."""
+        keys = (numbers * (2 * self.slots) + slots) * self.heads + heads
+        return keys, keys + self.slots * self.heads
 
     def copy(self, moves: list[tuple[int, int]], positions: list[int]) -> None:
         """Give slot moves[i][1] the first positions[i] positions of slot moves[i][0], all as if at once."""
@@ -85,6 +95,13 @@ class Cache:
 def segments(length: int) -> int:
     """How many hold so many positions."""
     return -(-length // SEGMENT)
+
+
+def _consecutive(blocks: Tensor, lines: int) -> Tensor:
+    """All lines of blocks of so many, as int32: `embedding_bag` reads half the bytes."""
+    return (
+        blocks.int()[:, None] * lines + torch.arange(lines, dtype=torch.int32, device=blocks.device)
+    ).flatten()
 
 
 def _untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:

@@ -87,26 +87,25 @@ class Int8Linear:
         self.scales, self.bias = weight.scales, bias
         self.zero_points = torch.zeros(len(self.scales), dtype=torch.int32)
         self.static = None if weight.input_scale is None else weight.input_scale * 127 / self.reach
-        # added to a float, 1.5 * 2**23 leaves the nearest integer (of two the even one) in the lowest bits
-        self.rounding = torch.tensor(12582912.0 + self.reach + 1)
+        # added to a float, 1.5 * 2**23 leaves the nearest integer (of two the even one) in the lowest bits;
+        # one for each column: what is spread over rows and columns alike is added slowly
+        self.rounding = torch.full((weight.codes.shape[1],), 12582912.0 + self.reach + 1)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Multiply."""
-        largest = x.abs().amax(1, keepdim=True)
-        if self.static is None:
-            scale = largest.clamp_(min=1e-30).mul_(1 / self.reach)
-            scaled = x * scale.reciprocal()
+        scale = x.abs().amax(1, keepdim=True).mul_(1 / self.reach)
+        if self.static is None:  # a row of zeros has codes of no meaning, times zero
+            shifted = torch.addcmul(self.rounding, x, scale.reciprocal())
         else:
-            scale = largest.mul_(0).add_(self.static)  # what is not finite must not become a code
-            scaled = (x * (1 / self.static)).clamp_(-self.reach, self.reach)
+            scale.mul_(0).add_(self.static)  # what is not finite must not become a code
+            shifted = (x * (1 / self.static)).clamp_(-self.reach, self.reach).add_(self.rounding)
         # oneDNN is slow on signed input; codes are the lowest bytes
-        codes = scaled.add_(self.rounding).view(torch.int32).to(torch.uint8)
+        codes = shifted.view(torch.int32).to(torch.uint8)
         sums: Tensor = torch.ops.onednn.qlinear_pointwise(
             codes, 1.0, self.reach + 1, self.weight, self.scales, self.zero_points,
             None, 1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
-        sums.mul_(scale)
-        return sums if self.bias is None else sums.add_(self.bias)
+        return sums.mul_(scale) if self.bias is None else torch.addcmul(self.bias, sums, scale)
 
 
 def product(weight: Weight, bias: Tensor | None, method: Method, device: str) -> Linear:

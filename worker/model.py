@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from worker.activations import ACTIVATIONS
 from worker.architecture import Architecture
@@ -31,8 +32,7 @@ class GPT2:
     def __init__(self, network: Network, context: int, eos_token_id: int, threads: int = 1) -> None:
         self.network, self.context, self.eos_token_id = network, context, eos_token_id
         self.vocab_size, self.device = network.architecture.vocab_size, network.device
-        # a row has the same bits in a chunk as by itself; in fp32 its attention is added in another order
-        self.exact_rows = network.shared_by_rows and kept_in(network) == torch.bfloat16
+        self.exact_rows = network.shared_by_rows
         self._adapters = Adapters(network.device)
         self._crew = Crew(threads)
         self.reserve(1)
@@ -87,15 +87,15 @@ class GPT2:
         count, filled = len(rows.tokens), filled_up(len(rows.tokens))
         nobody = [0] * (filled - count)
         x = network.embed(rows.tokens + nobody, rows.positions + nobody)
-        seen = x.new_zeros(filled, a.n_head, a.head_width)
         for number, block in enumerate(network.blocks):
 
             def attend(query_key_value: Tensor, layer: int = number) -> Tensor:
-                split = query_key_value[:count].view(-1, 3, a.n_head, a.head_width)
-                self._cache.keep(layer, split[:, 1:], planned.places)
+                split = query_key_value[:count].to(self._cache.dtype).view(-1, 3, a.n_head, a.head_width)
+                query, key, value = split.unbind(1)
+                self._cache.keep(layer, key, value, planned.places)
                 part.kept(layer)
-                look_back(self._cache, layer, split[:, 0], planned, a.attention_scale(layer), seen)
-                return seen.flatten(1)
+                seen = look_back(self._cache, layer, query * a.attention_scale(layer), planned).float()
+                return seen if count == filled else pad(seen, (0, 0, 0, filled - count))
 
             x = block.forward(x, attend, None if adapted is None else adapted.layer(number))
         if not rows.wanted:  # all were the middle of prompts
@@ -126,8 +126,5 @@ def filled_up(rows: int) -> int:
 
 
 def kept_in(network: Network) -> torch.dtype:
-    """The type of K/V: 16 bits where the method allows it and the processor multiplies them."""
-    if network.method == "fp32":
-        return torch.float32
-    fast = network.device != "cpu" or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
+    """The type of K/V: 16 bits, IEEE's, where the method allows it."""
+    return torch.float32 if network.method == "fp32" else torch.float16

@@ -23,7 +23,7 @@ FEWEST = 4
 MOST = 128
 """Rows of a part, on average: what they need in between stays in a core's cache, in memory malloc keeps."""
 
-READ, SAID = 100, 200
+READ, SAID = 220, 250
 """What a row of a prompt costs, and a next token, where each position that this one looks back at costs 1."""
 
 
