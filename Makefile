@@ -10,7 +10,7 @@ TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' requirements.txt)
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help demo up key test check format bench bench-peers bench-engine bench-serving starter clean
+.PHONY: help demo up key test check format bench bench-web bench-peers bench-engine bench-serving bench-idempotency starter clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -24,7 +24,11 @@ up: $(VENV)/ready ## start the stack in the foreground (HOST, PORT, VAR_DIR, MOD
 key: $(VENV)/ready ## print a new API key for the running stack (make -s key; OWNER=name for a further key of that owner)
 	@$(BIN)/python -m stack.key
 
-test: $(VENV)/ready-dev ## run the tests
+OPENAI ?= .venv-openai
+export OPENAI
+# a file of requirements for each older version of the official client; the newest is in requirements-dev.txt
+CLIENTS := $(patsubst tests/conformance/clients/%.txt,$(OPENAI)/%/ready,$(wildcard tests/conformance/clients/*.txt))
+test: $(VENV)/ready-dev $(CLIENTS) ## run the tests
 	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing Debian's chromium for the browser tests"; \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; fi
@@ -39,6 +43,12 @@ check: $(VENV)/ready-dev ## format, lint, types, import rules, and that migratio
 
 bench: $(VENV)/ready-dev ## run the benchmarks and print ratios
 	@$(BIN)/python -m bench.stack
+
+bench-web: $(VENV)/ready-dev ## what one web process takes and holds, over an empty route (ARGS="--only held")
+	@$(BIN)/python -m bench.web $(ARGS)
+
+bench-idempotency: $(VENV)/ready-dev ## cut 10,000 creates, send them again as the client does, and count duplicates and losses
+	@$(BIN)/python -m bench.idempotency
 
 PEERS ?= .venv-peers
 export PEERS
@@ -59,7 +69,7 @@ starter: $(VENV)/ready ## train the starter model again, into var/starter/model 
 	@OMP_WAIT_POLICY=PASSIVE nice $(BIN)/python -m trainer.starter.evaluate --model $(STARTER)
 
 clean: ## remove the virtual environments; var/ stays
-	rm -rf $(VENV) $(PEERS)
+	rm -rf $(VENV) $(PEERS) $(OPENAI)
 
 $(VENV)/packages: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -81,6 +91,11 @@ $(VENV)/ready: $(VENV)/packages $(wildcard worker/kernels/*.h worker/kernels/*.c
 
 $(VENV)/ready-dev: $(VENV)/ready requirements-dev.txt
 	@$(PIP) install -r requirements-dev.txt
+	@touch $@
+
+$(OPENAI)/%/ready: tests/conformance/clients/%.txt
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/pip --disable-pip-version-check --quiet install -r $<
 	@touch $@
 
 # torchvision, which optimum-intel asks for, is for pictures, and one that was built for another torch breaks transformers

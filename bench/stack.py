@@ -110,9 +110,8 @@ def _wait_for_a_model(port: int, stack: "subprocess.Popen[bytes]") -> None:
 
 
 def _empty_on_gunicorn(port: int) -> list[str]:
-    """The same worker class and number of threads as web's."""
-    threads = str(Settings().web_threads)
-    flags = ["--worker-class", "gthread", "--threads", threads, "--keep-alive", "30", "--no-control-socket"]
+    """The same worker class as web's."""
+    flags = ["--worker-class", "gevent", "--keep-alive", "30", "--no-control-socket"]
     return ["-m", "gunicorn", *flags, "--bind", f"127.0.0.1:{port}", "bench.stack:empty()"]
 
 
@@ -128,7 +127,7 @@ def accept(bench: Bench, rounds: int, requests: int) -> None:
     print(
         f"accept    {statistics.median(accepted):.0f} jobs/s, empty route {statistics.median(nothing):.0f}/s"
     )
-    print(f"          {_ratio(ratios)}")
+    print(f"          {ratio(ratios)}")
 
 
 def latency(bench: Bench, rounds: int, requests: int) -> None:
@@ -148,10 +147,11 @@ def share(bench: Bench, rounds: int, sequences: int) -> None:
         whole.append(measured.tokens / measured.seconds)
         ratios.append(whole[-1] / alone[-1])
     print(f"share     {statistics.median(whole):.0f} tokens/s, bare engine {statistics.median(alone):.0f}")
-    print(f"          {_ratio(ratios)}")
+    print(f"          {ratio(ratios)}")
 
 
-def _ratio(ratios: list[float]) -> str:
+def ratio(ratios: list[float]) -> str:
+    """The median and the range."""
     return f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 

@@ -1,13 +1,61 @@
 """Immutable bytes, named by their hash, in a folder or an S3 bucket."""
 
 import hashlib
+import os
 import re
 import secrets
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from io import UnsupportedOperation
 from pathlib import PurePosixPath
+from typing import BinaryIO, cast
 
 import fsspec
 
+from jobs.errors import StorageFailed
+
 _NAME = re.compile(r"[0-9a-f]{64}")
+_ASIDE = "aside"  # folder of what is being written; no artifact's folder is named so
+
+
+class Writer:
+    """An artifact on its way: nobody sees it before `keep`."""
+
+    def __init__(self, store: "ArtifactStore", file: BinaryIO, aside: str) -> None:
+        self._store, self._file, self._aside = store, file, aside
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        """Append `data`.
+
+        Raises:
+            StorageFailed: there is no room, or the store is out of reach.
+        """
+        with _storage():
+            self._file.write(data)
+        self._hash.update(data)
+        self.size += len(data)
+        return len(data)
+
+    @property
+    def name(self) -> str:
+        """The name of what was written so far."""
+        return self._hash.hexdigest()
+
+    def keep(self) -> str:
+        """Make it an artifact, on the disk for good, and return its name.
+
+        Raises:
+            StorageFailed: there is no room, or the store is out of reach.
+        """
+        with _storage():
+            _to_disk(self._file)
+            self._file.close()
+            self._store._place(self._aside, self.name)
+        return self.name
 
 
 class ArtifactStore:
@@ -16,16 +64,44 @@ class ArtifactStore:
     def __init__(self, url: str) -> None:
         self._files, self._root = fsspec.core.url_to_fs(url)
 
+    @contextmanager
+    def writer(self) -> Iterator[Writer]:
+        """Write an artifact piece by piece; without `keep` nothing is left of it at the end of the block.
+
+        Raises:
+            StorageFailed: the store is out of reach.
+        """
+        folder = f"{self._root}/{_ASIDE}"
+        aside = f"{folder}/{secrets.token_hex(8)}"
+        with _storage():
+            self._files.makedirs(folder, exist_ok=True)
+            file = self._files.open(aside, "wb")
+        try:
+            yield Writer(self, file, aside)
+        finally:
+            with suppress(OSError):
+                file.close()
+            with suppress(OSError):  # kept: it is there no more
+                self._files.rm_file(aside)
+
+    def put_stream(self, blocks: Iterable[bytes]) -> str:
+        """Keep what the blocks are together and return its name.
+
+        Raises:
+            StorageFailed: there is no room, or the store is out of reach.
+        """
+        with self.writer() as writer:
+            for block in blocks:
+                writer.write(block)
+            return writer.keep()
+
     def put(self, data: bytes) -> str:
-        """Keep `data` and return its name. Putting the same bytes twice is the same as once."""
-        name = hashlib.sha256(data).hexdigest()
-        path = self._path(name)
-        if not self._files.exists(path):
-            self._files.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
-            aside = f"{path}.{secrets.token_hex(4)}"  # a reader never sees half a file
-            self._files.pipe_file(aside, data)
-            self._files.mv(aside, path)
-        return name
+        """Keep `data` and return its name. Putting the same bytes twice is the same as once.
+
+        Raises:
+            StorageFailed: there is no room, or the store is out of reach.
+        """
+        return self.put_stream([data])
 
     def get(self, name: str) -> bytes:
         """The bytes of that name.
@@ -36,7 +112,66 @@ class ArtifactStore:
         data: bytes = self._files.cat_file(self._path(name))
         return data
 
+    def open(self, name: str) -> BinaryIO:
+        """The bytes of that name as a stream that can seek; close it.
+
+        Raises:
+            FileNotFoundError: there are none.
+        """
+        return cast(BinaryIO, self._files.open(self._path(name), "rb"))
+
+    def remove(self, name: str) -> None:
+        """Forget the bytes of that name, if there are any; see to it that nobody needs them.
+
+        Raises:
+            StorageFailed: the store is out of reach.
+        """
+        with _storage(), suppress(FileNotFoundError):
+            self._files.rm_file(self._path(name))
+
+    def remove_abandoned(self, age: timedelta) -> int:
+        """Remove what writers left that were killed so long ago; return how many.
+
+        Raises:
+            StorageFailed: the store is out of reach.
+        """
+        folder, gone = f"{self._root}/{_ASIDE}", 0
+        with _storage():
+            begun = self._files.find(folder) if self._files.exists(folder) else []
+            for aside in begun:
+                with suppress(FileNotFoundError):
+                    if _age(self._files.modified(aside)) > age.total_seconds():
+                        self._files.rm_file(aside)
+                        gone += 1
+        return gone
+
+    def _place(self, aside: str, name: str) -> None:
+        path = self._path(name)
+        if not self._files.exists(path):
+            self._files.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
+            self._files.mv(aside, path)
+
     def _path(self, name: str) -> str:
         if not _NAME.fullmatch(name):
             raise FileNotFoundError(f"{name!r} is not the name of an artifact")
         return f"{self._root}/{name[:2]}/{name}"
+
+
+def _to_disk(file: BinaryIO) -> None:
+    """A crash of the machine must not leave a name without its bytes; only a real file can be forced."""
+    file.flush()
+    with suppress(AttributeError, UnsupportedOperation):
+        os.fsync(file.fileno())
+
+
+def _age(moment: datetime) -> float:
+    return time.time() - moment.timestamp()
+
+
+@contextmanager
+def _storage() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise StorageFailed(f"The artifact store failed: {reason}.") from error

@@ -53,6 +53,7 @@ class ClaimedJob:
     input: dict[str, Any]
     failures: int
     suspect: bool = False  # its workers died; it runs alone
+    batch_id: str | None = None  # whose line it is
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,4 @@ class Ending:
     output: Mapping[str, Any] | None = None
     error: JobError | None = None
     again: bool = False
+    batch_id: str | None = None  # whose line it was

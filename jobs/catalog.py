@@ -4,10 +4,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, Row, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from jobs.tables import model_versions, offers
+from jobs.states import FINAL
+from jobs.tables import jobs, model_versions, offers
 
 SILENT_AFTER = timedelta(minutes=10)
 """An offer that no worker repeated for this long is withdrawn; a restart is shorter."""
@@ -31,6 +32,11 @@ class ModelVersion:
     tokenizer: str  # artifact
     chat_template: str | None
     slots: int  # sequences in one batch; of several workers, the fewest: any of them may get the job
+    owner_id: int | None = None  # of a fine-tuned one, which nobody else may see
+
+    def seen_by(self, owner_id: int) -> bool:
+        """Whether an owner may know of it."""
+        return self.owner_id in (None, owner_id)
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,38 @@ def tokenizer(connection: Connection, name: str, digest: str) -> str | None:
     return found
 
 
+def last_tokenizer(connection: Connection, name: str) -> str | None:
+    """The artifact with the tokenizer of the newest version of a name, offered or not."""
+    newest = select(model_versions.c.tokenizer).where(model_versions.c.name == name)
+    found: str | None = connection.execute(newest.order_by(model_versions.c.id.desc()).limit(1)).scalar()
+    return found
+
+
+def is_fine_tuned(connection: Connection, owner_id: int, name: str) -> bool:
+    """Whether an owner's fine-tune made the model of that name."""
+    return (
+        connection.execute(select(model_versions.c.id).where(*_owned(owner_id, name)).limit(1)).first()
+        is not None
+    )
+
+
+def needed_by(connection: Connection, name: str) -> str | None:
+    """The id of a job that has not ended and needs the model; None if there is none."""
+    waiting = select(jobs.c.id).where(jobs.c.model == name, jobs.c.state.not_in(FINAL)).limit(1)
+    found: str | None = connection.execute(waiting).scalar()
+    return found
+
+
+def remove(connection: Connection, owner_id: int, name: str) -> None:
+    """Delete a fine-tuned model; nobody offers it any more, and its artifacts go with the next pruning."""
+    connection.execute(delete(model_versions).where(*_owned(owner_id, name)))
+
+
+def _owned(owner_id: int, name: str) -> tuple[ColumnElement[bool], ...]:
+    c = model_versions.c
+    return c.name == name, c.owner_id == owner_id, c.job_id.is_not(None)
+
+
 def _offer(row: Row) -> Offer:  # type: ignore[type-arg]
     if row.reason is not None:
         return Offer(row[0], None, row.reason, row.seen_at)
@@ -122,6 +160,7 @@ def _offer(row: Row) -> Offer:  # type: ignore[type-arg]
         tokenizer=row.tokenizer,
         chat_template=row.chat_template,
         slots=row.slots or 1,  # a worker from before this column has not said
+        owner_id=row.owner_id,
     )
     return Offer(row[0], version, None, row.created_at)
 
@@ -131,7 +170,7 @@ def _register(connection: Connection, version: ModelVersion) -> int:
     values = {
         column.name: getattr(version, column.name)
         for column in model_versions.c
-        if hasattr(version, column.name)
+        if hasattr(version, column.name) and column.name != "owner_id"  # whoever offers it does not own it
     }
     kept = insert(model_versions).values(**values)
     key = ["name", "digest", "quantization"]

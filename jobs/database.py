@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, create_engine, text
-from sqlalchemy.exc import InterfaceError, OperationalError
+import psycopg
+from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy.exc import InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from jobs.errors import DatabaseUnavailable
@@ -21,6 +22,27 @@ _CONNECT = {
 }
 
 
+@contextmanager
+def _reached() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError, PoolTimeout) as error:
+        raise DatabaseUnavailable(str(error).splitlines()[0]) from error
+
+
+def _refuse_closed(connection: psycopg.Connection, _record: object, _proxy: object) -> None:
+    """The server may have restarted since: its farewell lies in the socket, and costs no round trip to see.
+
+    Raises:
+        InvalidatePoolError: it has; SQLAlchemy then connects anew.
+    """
+    try:
+        connection.pgconn.consume_input()  # its last words
+        connection.pgconn.consume_input()  # and that none will follow
+    except psycopg.OperationalError as error:
+        raise InvalidatePoolError from error
+
+
 class Database:
     """A pool of connections; made after a fork, never before."""
 
@@ -31,10 +53,11 @@ class Database:
             pool_size=connections,
             max_overflow=0,
             pool_timeout=5,
-            pool_pre_ping=True,  # the server may have restarted since
             pool_use_lifo=True,
             connect_args={**_CONNECT, "options": f"-c statement_timeout={int(statement_seconds * 1000)}"},
         )
+        event.listen(self.engine, "checkout", _refuse_closed)
+        self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -43,11 +66,18 @@ class Database:
         Raises:
             DatabaseUnavailable: PostgreSQL could not be reached, or did not answer in time.
         """
-        try:
-            with self.engine.begin() as connection:
-                yield connection
-        except (OperationalError, InterfaceError, PoolTimeout) as error:
-            raise DatabaseUnavailable(str(error).splitlines()[0]) from error
+        with _reached(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Each statement for itself: one round trip where a transaction takes three.
+
+        Raises:
+            DatabaseUnavailable: as for `transaction`.
+        """
+        with _reached(), self._reading.connect() as connection:
+            yield connection
 
     def wait_until_up(self, seconds: float, worth_waiting: Callable[[], bool] = lambda: True) -> None:
         """Return as soon as PostgreSQL answers.

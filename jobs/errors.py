@@ -3,6 +3,7 @@
 PenstockError
 ├── JobError                 ends or interrupts an attempt; `code` is shown to clients and never renamed
 │   ├── InvalidPrompt        the request cannot be run by this model
+│   ├── InvalidTrainingFile  the data cannot be trained on; InvalidValidationFile likewise
 │   ├── ModelUnavailable     this worker does not have the model
 │   ├── NumericalError       NaN or infinity in the logits of this sequence
 │   ├── OutOfMemory          the device had no room; tried again
@@ -10,6 +11,7 @@ PenstockError
 │   ├── Poisoned             its worker died with it three times
 │   └── Unexpected           a defect of ours; tried again
 ├── DatabaseUnavailable      nothing was accepted, try again
+├── StorageFailed            the artifact store has no room, or is out of reach; nothing was kept
 └── BadSetting               the stack cannot start like this
 """
 
@@ -30,6 +32,18 @@ class InvalidPrompt(JobError):
     """The prompt or its limits do not fit the model that is to run it."""
 
     code = "invalid_prompt"
+
+
+class InvalidTrainingFile(JobError):
+    """The training file is not what it should be; the message names lines."""
+
+    code = "invalid_training_file"
+
+
+class InvalidValidationFile(JobError):
+    """The validation file is not what it should be; the message names lines."""
+
+    code = "invalid_validation_file"
 
 
 class ModelUnavailable(JobError):
@@ -74,6 +88,10 @@ class Unexpected(JobError):
 
 class DatabaseUnavailable(PenstockError):
     """PostgreSQL could not be reached; nothing was written."""
+
+
+class StorageFailed(PenstockError):
+    """The artifact store could not keep something; nothing half-written is left."""
 
 
 class BadSetting(PenstockError):

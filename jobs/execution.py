@@ -22,10 +22,11 @@ def ending(job: ClaimedJob, outcome: Mapping[str, Any] | BaseException, max_fail
                 job, Unexpected("The attempt crashed; the worker's log has the trace."), max_failures
             )
         case output:
-            return Ending(job.claim, output=output)
+            return Ending(job.claim, output=output, batch_id=job.batch_id)
 
 
 def _failed(job: ClaimedJob, error: JobError, max_failures: int) -> Ending:
     """Try again what may succeed, as long as the job has charged failures left."""
     spent = job.failures + error.charged
-    return Ending(job.claim, error=error, again=error.retryable and spent < max_failures)
+    again = error.retryable and spent < max_failures
+    return Ending(job.claim, error=error, again=again, batch_id=job.batch_id)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_SEED = 2**63 - 1
+MAX_FINETUNE_SEED = 2**31 - 1  # OpenAI's limit
 MAX_SEQUENCES = 128  # of one request: its prompts times `n` or `best_of`
 MAX_BEAMS = 16
 MAX_LOGPROBS = 20  # alternatives shown for each token
@@ -22,7 +23,7 @@ class Sampling(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    max_tokens: int = Field(ge=1)
+    max_tokens: int = Field(ge=0)  # 0: the prompt is read, which is all that an echo needs
     min_tokens: int = Field(default=0, ge=0)
     seed: int = Field(ge=0, le=MAX_SEED)
 
@@ -68,6 +69,28 @@ class Replay(BaseModel):
     receipt: dict[str, str | int | None]
 
 
+class Hyperparameters(BaseModel):
+    """How a fine-tune trains; what is `auto` the trainer chooses, and the job then shows what it chose."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    n_epochs: Literal["auto"] | Annotated[int, Field(ge=1, le=50)] = "auto"
+    batch_size: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
+    learning_rate_multiplier: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = "auto"
+
+
+class FinetuneInput(BaseModel):
+    """What is trained on what. The base model is the job's `model`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    training_file: str
+    validation_file: str | None = None
+    suffix: str | None = None  # of the name of the model that comes out
+    seed: int = Field(ge=0, le=MAX_FINETUNE_SEED)
+    hyperparameters: Hyperparameters
+
+
 class GenerationInput(BaseModel):
     """`n` continuations of each prompt, chosen from `best_of` by their log-probability per token."""
 
@@ -77,5 +100,6 @@ class GenerationInput(BaseModel):
     n: int = Field(default=1, ge=1, le=MAX_SEQUENCES)
     best_of: int | None = Field(default=None, ge=1, le=MAX_SEQUENCES)  # None: as many as `n`
     echo: bool = False  # log-probabilities of the prompt too, where any are asked for
+    stream: bool = False  # somebody reads the tokens as they come
     sampling: Sampling
     replay: Replay | None = None

@@ -1,9 +1,9 @@
 """The only module that writes `jobs.state`: `submit` makes the row, `_move` makes every move after it."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from datetime import timedelta
+from datetime import UTC, timedelta
 from functools import cache
 from typing import Any
 
@@ -32,20 +32,25 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
+from sqlalchemy.dialects.postgresql import insert as upsert
 
-from jobs import states
+from jobs import outbox, states, usage
 from jobs.attempts import Claim, ClaimedJob, Ending, NewJob
 from jobs.errors import JobError, ModelUnavailable, Poisoned
+from jobs.outbox import Event
+from jobs.records import JobRecord, columns_of, queue_position, record_of
 from jobs.states import POISONED_AFTER, SUSPECT_AFTER, State
 from jobs.tables import job_events, jobs, offers
+from jobs.usage import Spent
 
 _NOW = func.clock_timestamp()  # now() would be the start of the transaction
+_JSON = JSON(none_as_null=True)
 
 
-def submit(connection: Connection, job: NewJob) -> None:
-    """Write the row and its first event; the caller's commit accepts the job."""
+def submit(connection: Connection, job: NewJob) -> JobRecord:
+    """Write the row and its first event, in one statement; the caller's commit accepts the job."""
     values = {field.name: getattr(job, field.name) for field in fields(job)}
-    connection.execute(_submission(), values)
+    return record_of(connection.execute(_submission(), values).one())
 
 
 @cache
@@ -57,10 +62,39 @@ def _submission() -> Select[Any]:
     row = (
         insert(jobs)
         .values(**given, state=State.QUEUED, turn=turn)
+        .returning(*columns_of(jobs), jobs.c.queue, jobs.c.turn, jobs.c.seq, jobs.c.worker)
+        .cte("moved")
+    )
+    accepted = select(*columns_of(row), queue_position(row).label("queue_position"))
+    return accepted.add_cte(_log_of(row, literal(None, Text)))
+
+
+def submit_many(connection: Connection, accepted: Sequence[NewJob]) -> int:
+    """Write many rows and their first events in one statement; return how many.
+
+    A line of a batch that is there already is left out, so that a batch can be expanded twice.
+    """
+    if not accepted:
+        return 0
+    names = [field.name for field in fields(NewJob)]
+    values = {name: (_kind_of(name), [getattr(job, name) for job in accepted]) for name in names}
+    given = _table(values)
+    written = [given.c[name] for name in names if name != "behind"]
+    rows = select(*written, literal(State.QUEUED, Text), _NOW + given.c.behind)
+    row = (
+        upsert(jobs)
+        .from_select([*(one.name for one in written), "state", "turn"], rows)
+        .on_conflict_do_nothing(index_elements=["batch_id", "line"], index_where=jobs.c.batch_id.is_not(None))
         .returning(jobs.c.id, jobs.c.attempt, jobs.c.state, jobs.c.worker)
         .cte("moved")
     )
-    return select(row.c.id).add_cte(_log_of(row, literal(None, Text)))
+    count = select(func.count()).select_from(row).add_cte(_log_of(row, literal(None, Text)))
+    return int(connection.execute(count).scalar_one())
+
+
+def _kind_of(name: str) -> Any:
+    """The SQL type of a field of NewJob."""
+    return Interval() if name == "behind" else jobs.c[name].type
 
 
 def claim(
@@ -130,6 +164,8 @@ def unwanted(connection: Connection, claims: Iterable[Claim]) -> set[Claim]:
 def settle(connection: Connection, endings: Sequence[Ending]) -> set[Claim]:
     """End a group of attempts, one statement per way of ending; return the claims that were still ours.
 
+    What the jobs that ended have used is counted in the same transaction.
+
     A cancel that was asked for before this commit wins over every other ending; what was generated is kept.
     """
     groups: dict[State, list[Ending]] = {State.SUCCEEDED: [], State.FAILED: [], State.QUEUED: []}
@@ -137,11 +173,13 @@ def settle(connection: Connection, endings: Sequence[Ending]) -> set[Claim]:
         target = State.SUCCEEDED if ending.error is None else State.QUEUED if ending.again else State.FAILED
         groups[target].append(ending)
     connection.execute(_locked([ending.claim for ending in endings]))
-    settled: set[Claim] = set()
+    settled: dict[Claim, Row[Any]] = {}
     for target, group in groups.items():
         settled |= _end(connection, target, group, jobs.c.cancel_requested_at.is_(None))
     overruled = [ending for ending in endings if ending.claim not in settled]
-    return settled | _end(connection, State.CANCELLED, overruled, jobs.c.cancel_requested_at.is_not(None))
+    settled |= _end(connection, State.CANCELLED, overruled, jobs.c.cancel_requested_at.is_not(None))
+    usage.add(connection, _spent(endings, settled))
+    return set(settled)
 
 
 def request_cancel(connection: Connection, job_id: str, owner_id: int) -> State | None:
@@ -157,6 +195,31 @@ def request_cancel(connection: Connection, job_id: str, owner_id: int) -> State 
             .values(cancel_requested_at=func.coalesce(jobs.c.cancel_requested_at, _NOW))
         )
     return State(before) if before is not None else None
+
+
+def cancel_lines(connection: Connection, batch_id: str, limit: int) -> tuple[int, list[str]]:
+    """Cancel up to `limit` queued lines of a batch at once, flag its running ones.
+
+    Returns how many were cancelled, and the ids of those that were flagged just now.
+    """
+    mine = jobs.c.batch_id == batch_id
+    queued = (
+        select(jobs.c.id)
+        .where(mine, jobs.c.state == State.QUEUED)
+        .limit(limit)
+        .with_for_update(skip_locked=True)  # whoever claims it meanwhile has it running, and is flagged
+        .cte("queued")
+    )
+    moved = _move(connection, State.CANCELLED, jobs.c.id == queued.c.id, cancel_requested_at=_NOW)
+    running = (
+        select(jobs.c.id)
+        .where(mine, jobs.c.state == State.RUNNING, jobs.c.cancel_requested_at.is_(None))
+        .order_by(jobs.c.id)  # as everywhere, or this and a heartbeat could deadlock
+        .with_for_update()
+        .cte("running")
+    )
+    flag = update(jobs).where(jobs.c.id == running.c.id).values(cancel_requested_at=_NOW)
+    return len(moved), list(connection.execute(flag.returning(jobs.c.id)).scalars())
 
 
 def recover_lost(connection: Connection, limit: int = 1000) -> dict[State, int]:
@@ -199,10 +262,17 @@ def recover_lost(connection: Connection, limit: int = 1000) -> dict[State, int]:
     return {state: len(rows) for state, rows in moved.items() if rows}
 
 
-def fail_unserved(connection: Connection, after: timedelta) -> int:
-    """Fail the jobs that have waited for longer than `after` for a model that no worker has any more."""
+def fail_queued(connection: Connection, job_id: str, error: JobError) -> int:
+    """Fail a job before any work; returns 1, or 0 if it is not queued."""
+    code = literal(error.code, Text)
+    here = (jobs.c.id == job_id, jobs.c.state == State.QUEUED)
+    return len(_move(connection, State.FAILED, *here, code=code, error=error_object(error)))
+
+
+def fail_unserved(connection: Connection, queue: str, after: timedelta) -> int:
+    """Fail the jobs of a queue that have waited for longer than `after` for a model that no worker has any more."""
     error = ModelUnavailable("No worker offers this model any more.")
-    return _fail_unserved(connection, error, jobs.c.turn < _NOW - after)
+    return _fail_unserved(connection, error, jobs.c.queue == queue, jobs.c.turn < _NOW - after)
 
 
 def fail_unloadable(connection: Connection, queue: str, model: str, reason: str) -> int:
@@ -231,6 +301,7 @@ def _due(queue: str | ColumnElement[str], model: str | ColumnElement[str]) -> Co
         jobs.c.queue == queue,
         jobs.c.model == model,
         jobs.c.available_at <= _NOW,
+        jobs.c.paused_at.is_(None),
     )
 
 
@@ -265,7 +336,12 @@ def _claim(
     rows.sort(key=lambda row: (row.turn, row.seq))
     return [
         ClaimedJob(
-            Claim(row.id, row.attempt), row.model, row.input, row.failures, row.crashes >= SUSPECT_AFTER
+            claim=Claim(row.id, row.attempt),
+            model=row.model,
+            input=row.input,
+            failures=row.failures,
+            suspect=row.crashes >= SUSPECT_AFTER,
+            batch_id=row.batch_id,
         )
         for row in rows
     ]
@@ -273,9 +349,9 @@ def _claim(
 
 def _end(
     connection: Connection, target: State, endings: Sequence[Ending], *where: ColumnElement[bool]
-) -> set[Claim]:
+) -> dict[Claim, Row[Any]]:
     if not endings:
-        return set()
+        return {}
     given = _given([ending.claim for ending in endings], endings)
     requeued: dict[str, Any] = {}
     if target is State.QUEUED:  # full jitter, so that jobs which failed together do not return together
@@ -290,29 +366,53 @@ def _end(
         output=given.c.output,
         error=given.c.error,
         failures=jobs.c.failures + given.c.charged,
+        returning=(jobs.c.api_key_id, jobs.c.started_at, jobs.c.finished_at),
+        cut_short={ending.claim.job_id for ending in endings if _is_cut_short(ending)},
         **requeued,
     )
-    return {Claim(row.id, row.attempt) for row in rows}
+    return {Claim(row.id, row.attempt): row for row in rows}
+
+
+def _is_cut_short(ending: Ending) -> bool:
+    sequences = (ending.output or {}).get("sequences") or [{}]
+    return ending.error is None and sequences[0].get("finish_reason") == "length"
+
+
+def _spent(endings: Sequence[Ending], settled: Mapping[Claim, Row[Any]]) -> Iterator[Spent]:
+    """What each job that has ended cost whoever asked for it."""
+    for ending in endings:
+        row, output = settled.get(ending.claim), ending.output or {}
+        if row is None or row.finished_at is None or row.api_key_id is None:
+            continue
+        yield Spent(
+            row.api_key_id,
+            row.finished_at.astimezone(UTC).date(),
+            output.get("prompt_tokens", 0),
+            output.get("output_tokens", 0),
+            (row.finished_at - row.started_at).total_seconds(),
+        )
 
 
 def _given(claims: Sequence[Claim], endings: Sequence[Ending] = ()) -> FromClause:
     """The claims, and what they ended with, as a table to join with `jobs`."""
     errors = [ending.error for ending in endings]
-    values = {
+    values: dict[str, tuple[Any, Sequence[Any]]] = {
         "id": (Text, [claim.job_id for claim in claims]),
         "attempt": (Integer, [claim.attempt for claim in claims]),
-        "output": (JSON, [None if e.output is None else dict(e.output) for e in endings]),
-        "error": (JSON, [None if e is None else error_object(e) for e in errors]),
+        "output": (_JSON, [None if e.output is None else dict(e.output) for e in endings]),
+        "error": (_JSON, [None if e is None else error_object(e) for e in errors]),
         "code": (Text, [None if e is None else e.code for e in errors]),
         "charged": (Integer, [int(e is not None and e.charged) for e in errors]),
         "jitter": (Float, [random.random() if e is not None and e.charged else 0.0 for e in errors]),
     }
     if not endings:
         values = {name: values[name] for name in ("id", "attempt")}
-    arrays = [
-        bindparam(None, rows, type_=ARRAY(kind(none_as_null=True) if kind is JSON else kind))
-        for kind, rows in values.values()
-    ]
+    return _table(values)
+
+
+def _table(values: Mapping[str, tuple[Any, Sequence[Any]]]) -> FromClause:
+    """Columns of values as a table of a statement; of each its type and its rows."""
+    arrays = [bindparam(None, rows, type_=ARRAY(kind)) for kind, rows in values.values()]
     columns: list[ColumnClause[Any]] = [column(name, kind) for name, (kind, _) in values.items()]
     return func.unnest(*arrays).table_valued(*columns, name="given").render_derived()
 
@@ -334,9 +434,12 @@ def _move(
     *where: ColumnElement[bool],
     code: ColumnElement[Any] | None = None,
     returning: Sequence[ColumnElement[Any]] = (),
+    cut_short: Collection[str] = (),
     **values: Any,
 ) -> list[Row[Any]]:
-    """Move every row that `where` names and the table of moves allows, and log each move beside it.
+    """Move every row that `where` names and the table of moves allows; log each, and tell of its end.
+
+    `cut_short` are the ids of those whose output stopped at its limit.
 
     The rows that moved come back with `returning` beside what the log needs: outputs are large.
     """
@@ -352,11 +455,23 @@ def _move(
         .values(state=target, **values)
         .returning(
             *(jobs.c.id, jobs.c.attempt, jobs.c.state, jobs.c.worker, *returning),
+            *(jobs.c.kind, jobs.c.owner_id, jobs.c.batch_id),
             (code if code is not None else literal(None, Text)).label("code"),
         )
         .cte("moved")
     )
-    return list(connection.execute(select(moved).add_cte(_log_of(moved, moved.c.code))).all())
+    rows = list(connection.execute(select(moved).add_cte(_log_of(moved, moved.c.code))).all())
+    if target in states.FINAL:
+        outbox.tell(connection, _events(target, rows, cut_short))
+    return rows
+
+
+def _events(target: State, rows: Sequence[Row[Any]], cut_short: Collection[str]) -> Iterator[Event]:
+    """What owners may want to hear of these ends; of a line of a batch, nobody wants to."""
+    for row in rows:
+        ended = (row.kind, target if row.id not in cut_short else "incomplete")
+        if row.batch_id is None and ended in outbox.EVENTS:
+            yield Event(row.id, outbox.EVENTS[ended], row.owner_id)
 
 
 def _log_of(moved: FromClause, code: ColumnElement[Any]) -> Any:

@@ -1,6 +1,7 @@
 """The only way in: the Celery application, its queues, and `enqueue`."""
 
 import warnings
+from collections.abc import Callable
 from datetime import timedelta
 from enum import StrEnum
 
@@ -8,8 +9,9 @@ from celery import Celery
 from celery.platforms import SecurityWarning
 from celery.signals import setup_logging
 from kombu.entity import Queue
+from sqlalchemy import Connection
 
-from jobs import lifecycle, records
+from jobs import lifecycle
 from jobs.attempts import NewJob
 from jobs.database import Database
 from jobs.records import JobRecord
@@ -33,6 +35,7 @@ class Chore(StrEnum):
     PRUNE = "clerk.prune"  # delete what is past its retention
     VALIDATE = "clerk.validate"  # read uploaded files
     BATCHES = "clerk.batches"  # expand and finalize batches
+    FINETUNES = "clerk.finetunes"  # let fine-tunes go on whose files are read
     DELIVER = "clerk.deliver"  # send webhooks
 
 
@@ -98,16 +101,29 @@ def _queue_of(bell: str) -> str:
     return QueueName.CLERK if bell in set(Chore) else bell
 
 
-def enqueue(database: Database, signals: Signals, job: NewJob) -> JobRecord:
+Once = Callable[[Connection, Callable[[], JobRecord]], JobRecord]
+"""Calls what writes the job, or returns the job of an earlier request instead; or raises."""
+
+
+def enqueue(
+    database: Database,
+    signals: Signals,
+    job: NewJob,
+    once: Once = lambda _connection, write: write(),
+) -> JobRecord:
     """Accept a job: commit its row, then ring; return it as its owner sees it. The bell may be lost.
 
     Raises:
         DatabaseUnavailable: nothing was accepted.
     """
+
+    def write() -> JobRecord:
+        return lifecycle.submit(connection, job)
+
     with database.transaction() as connection:
-        lifecycle.submit(connection, job)
-        record = records.read(connection, job.id)
-    signals.ring(job.queue)
+        record = once(connection, write)
+    if record.id == job.id:
+        signals.ring(job.queue)
     return record
 
 

@@ -107,9 +107,11 @@ class Settings(BaseSettings):
     retention_days: float = Field(default=30, gt=0)  # finished jobs are deleted after this
 
     web_processes: int = Field(default=1, ge=1)
-    web_threads: int = Field(default=96, ge=1)  # each long poll and each synchronous call holds one
+    web_connections: int = Field(default=4096, ge=1)  # of one process; long polls and streams hold theirs
     max_body_mb: float = Field(default=4, gt=0)
+    max_file_mb: float = Field(default=512, gt=0)  # of one uploaded file
     sync_wait_seconds: float = Field(default=600, gt=0)  # a synchronous call is answered 503 after this
+    webhook_allow_private: bool = False  # webhooks may go to plain http and to private networks
     log_level: Annotated[str, AfterValidator(_log_level)] = "INFO"
     worker_name: OptionalText = None  # unset: the host's name; two workers on one host need two names
 
@@ -135,7 +137,7 @@ class Settings(BaseSettings):
     @property
     def artifacts(self) -> str:
         """The fsspec URL of the artifact store."""
-        return self.artifacts_url or (self.var_dir / "artifacts").as_uri()
+        return self.artifacts_url or f"file://{self.var_dir / 'artifacts'}"  # fsspec takes the path as it is
 
     @property
     def stop_seconds(self) -> float:

@@ -14,6 +14,8 @@ CANCELLED = "penstock:cancelled"
 """Channel: ids of running jobs whose clients gave up."""
 ENDED = "penstock:ended"
 """Channel: ids of jobs that reached a final state."""
+SAID = "penstock:said"
+"""Channel: ids of running jobs that have new tokens in their streams."""
 
 _BREAK_SECONDS = 5.0  # after a failure nobody tries for this long
 _FULL = 100  # a doorbell list this long has been rung enough
@@ -26,18 +28,31 @@ _SOCKETS = {
 }
 
 
+def connect(url: str) -> "redis.Redis":
+    """A client of Redis that never waits long for it."""
+    return redis.Redis.from_url(url, **_SOCKETS)
+
+
+def tokens_key(job_id: str) -> str:
+    """The Redis stream of a job's tokens: entries of a=attempt, s=sequence, i=index, t=tokens, l=logprobs."""
+    return f"penstock:tokens:{job_id}"
+
+
 class Signals:
     """A background thread that speaks for everybody: callers leave a word and go on at once.
 
     Words of the same kind that wait together are said once.
     """
 
-    def __init__(self, url: str, knock: Callable[[str], None]) -> None:
-        self._client = redis.Redis.from_url(url, **_SOCKETS)
+    def __init__(
+        self, url: str, knock: Callable[[str], None], queue_of: Callable[[str], str] = lambda bell: bell
+    ) -> None:
+        """`knock` rings a bell, `queue_of` names the list in which its knocks wait."""
+        self._client = connect(url)
         self._probe = redis.Redis.from_url(
             url, **_SOCKETS | {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}
         )
-        self._knock = knock
+        self._knock, self._queue_of = knock, queue_of
         self._rings: set[str] = set()
         self._hints: dict[str, set[str]] = {}
         self._something = threading.Condition()
@@ -51,9 +66,9 @@ class Signals:
         """Whether Redis was out of reach the last time anybody spoke."""
         return time.monotonic() < self._broken_until
 
-    def ring(self, queue: str) -> None:
-        """Say that there is work in `queue`."""
-        self._leave(lambda: self._rings.add(queue))
+    def ring(self, bell: str) -> None:
+        """Say that there is work in a queue, or for a chore."""
+        self._leave(lambda: self._rings.add(bell))
 
     def hint(self, channel: str, job_ids: Iterable[str]) -> None:
         """Say that something happened to these jobs, to whoever listens now."""
@@ -96,9 +111,9 @@ class Signals:
         try:
             for channel, job_ids in hints.items():
                 self._client.publish(channel, json.dumps(sorted(job_ids)))
-            for queue in rings:
-                if self._client.llen(f"penstock:{queue}") < _FULL:
-                    self._knock(queue)
+            for bell in rings:
+                if self._client.llen(f"penstock:{self._queue_of(bell)}") < _FULL:
+                    self._knock(bell)
         except Exception as error:  # noqa: BLE001  kombu passes through whatever its transport raises
             self._broken_until = time.monotonic() + _BREAK_SECONDS
             log.warning("redis is out of reach, jobs go on without doorbells", error=str(error))
@@ -108,7 +123,7 @@ class Listener:
     """A thread that hears one channel and survives Redis; it misses what was said while it could not hear."""
 
     def __init__(self, url: str, channel: str, heard: Callable[[list[str]], None]) -> None:
-        self._client = redis.Redis.from_url(url, **_SOCKETS)
+        self._client = connect(url)
         self._channel = channel
         self._heard = heard
         self._closed = threading.Event()

@@ -12,22 +12,27 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, Select, delete, func, or_, select
 
-from jobs import lifecycle, logs, settings
+from jobs import batch_pruning, batches, creates, files, finetunes, lifecycle, logs, outbox, settings
 from jobs.catalog import forget_silent_workers
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
-from jobs.queue import Chore, make_signals
+from jobs.queue import Chore, QueueName, make_signals
 from jobs.signals import Signals
 from jobs.states import State
 from jobs.tables import jobs
 
 log = structlog.get_logger(__name__)
 
-_UNSTORED = timedelta(hours=1)  # a `store: false` job whose caller went away before its answer
+_UNSTORED = timedelta(minutes=10)  # a `store: false` job: as long as a retry is answered with it
 _UNSERVED = timedelta(days=1)  # a job for a model that no worker offers any more
 _BATCH = 1000  # rows of one DELETE, so that no lock is held for long
 
-_CHORES: dict[Chore, Callable[[Connection], bool]] = {}
+_CHORES: dict[Chore, Callable[[Connection], bool]] = {
+    Chore.VALIDATE: files.is_unvalidated,
+    Chore.FINETUNES: finetunes.any_ready,
+    Chore.BATCHES: batches.is_due,
+    Chore.DELIVER: outbox.any_due,
+}
 """What tells whether rows wait for a chore; whoever wrote them has rung already, but bells get lost."""
 
 
@@ -36,7 +41,7 @@ def sweep(database: Database, signals: Signals, retention: timedelta, trust_leas
     with database.transaction() as connection:
         moved = lifecycle.recover_lost(connection) if trust_leases else {}
         forget_silent_workers(connection)
-        unserved = lifecycle.fail_unserved(connection, _UNSERVED)
+        unserved = lifecycle.fail_unserved(connection, QueueName.GENERATE, _UNSERVED)
     with database.transaction() as connection:  # after the commit: who hears the bell must see the rows
         waiting = ring_for_waiting(connection, signals)
         for chore, is_due in _CHORES.items():
@@ -63,8 +68,11 @@ def ring_for_waiting(connection: Connection, signals: Signals) -> list[str]:
 
 
 def is_prunable(connection: Connection, retention: timedelta) -> bool:
-    """Whether any finished job is past its time."""
-    return connection.execute(_expired(retention).limit(1)).first() is not None
+    """Whether any finished job is past its time, or what was kept to know a repeated create."""
+    expired = connection.execute(_expired(retention).limit(1)).first() is not None
+    expired = expired or batch_pruning.is_prunable(connection, _UNSTORED, retention)
+    expired = expired or files.is_prunable(connection)
+    return expired or creates.is_prunable(connection) or outbox.is_prunable(connection)
 
 
 def prune(database: Database, retention: timedelta) -> int:
@@ -76,13 +84,13 @@ def prune(database: Database, retention: timedelta) -> int:
             gone = connection.execute(delete(jobs).where(jobs.c.id.in_(batch))).rowcount
         total += gone
         if gone < _BATCH:
-            return total
+            return total + batch_pruning.prune(database, _UNSTORED, retention)
 
 
 def _expired(retention: timedelta) -> Select[Any]:
     kept_until, unstored_until = func.now() - retention, func.now() - _UNSTORED
     due = or_(jobs.c.finished_at < kept_until, ~jobs.c.stored & (jobs.c.finished_at < unstored_until))
-    return select(jobs.c.id).where(due)
+    return select(jobs.c.id).where(due, jobs.c.batch_id.is_(None))  # lines go with their batch
 
 
 def main() -> None:

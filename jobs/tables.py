@@ -76,12 +76,13 @@ usage = Table(
 creates = Table(
     "creates",
     metadata,
-    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("resource_id", Text, primary_key=True),  # what was made
     Column("api_key_id", ForeignKey("api_keys.id", ondelete="CASCADE"), nullable=False),
     Column("path", Text, nullable=False),
     Column("digest", LargeBinary, nullable=False),  # SHA-256 of the body, or of a form's parts
     Column("idempotency_key", Text),
-    Column("resource_id", Text, nullable=False),  # what was made
+    Column("retries", Integer, nullable=False),  # the highest retry count that was answered with it
+    Column("waiters", Integer, nullable=False, server_default="1"),  # requests that it was the answer to
     Column("created_at", _moment, nullable=False, server_default=_NOW),
     Index(
         "uq_creates_api_key_id_idempotency_key",
@@ -108,6 +109,7 @@ files = Table(
     Column(
         "errors", _optional
     ),  # [{code, line, message, param}] of a file that is not what its purpose needs
+    Column("status_details", Text),  # one sentence about them all
     Column("lines", Integer),  # of a validated file
     Column("created_at", _moment, nullable=False, server_default=_NOW),
     Column("expires_at", _moment),
@@ -115,6 +117,13 @@ files = Table(
     Index("ix_files_owner_id_seq", "owner_id", "seq"),
     Index("ix_files_unvalidated", "seq", postgresql_where=text("status = 'uploaded'")),
     Index("ix_files_expires_at", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
+)
+
+loose_artifacts = Table(
+    "loose_artifacts",
+    metadata,
+    Column("artifact", Text, primary_key=True),  # of a file, perhaps of none; looked at after a while
+    Column("since", _moment, nullable=False, server_default=_NOW, index=True),
 )
 
 batches = Table(
@@ -137,6 +146,7 @@ batches = Table(
     Column("total", Integer, nullable=False, server_default="0"),
     Column("counts", _optional),  # {completed, failed} and usage, kept when the lines' jobs are gone
     Column("usage", _optional),
+    Column("has_lines", Boolean, nullable=False, server_default=text("false")),  # their jobs are there
     Column("output_file_id", Text),
     Column("error_file_id", Text),
     Column("created_at", _moment, nullable=False, server_default=_NOW),
@@ -159,6 +169,7 @@ batches = Table(
         "seq",
         postgresql_where=text("status IN ('validating', 'in_progress', 'finalizing', 'cancelling')"),
     ),
+    Index("ix_batches_has_lines", "seq", postgresql_where=text("has_lines")),
 )
 
 batch_refusals = Table(
@@ -232,7 +243,7 @@ jobs = Table(
         "ix_jobs_api_key_id_state",
         "api_key_id",
         "state",
-        postgresql_where=text("state IN ('queued', 'running')"),
+        postgresql_where=text("batch_id IS NULL AND state IN ('queued', 'running')"),
     ),
 )
 
@@ -278,6 +289,7 @@ webhook_endpoints = Table(
     Column("old_secret", Text),  # signs too until then
     Column("old_secret_until", _moment),
     Column("created_at", _moment, nullable=False, server_default=_NOW),
+    Column("updated_at", _moment, nullable=False, server_default=_NOW),
     Column("disabled_at", _moment),  # its target said 410
 )
 
@@ -287,7 +299,9 @@ outbox = Table(
     Column("id", Text, primary_key=True),  # evt_...
     Column("owner_id", ForeignKey("owners.id", ondelete="CASCADE"), nullable=False),
     Column("endpoint_id", ForeignKey("webhook_endpoints.id", ondelete="CASCADE")),
-    Column("url", Text),  # of a request's own webhook, which has no endpoint
+    # of a request's own webhook, which has no endpoint: its target, and the key whose digest signs
+    Column("url", Text),
+    Column("api_key_id", BigInteger),
     Column("type", Text, nullable=False),  # response.completed, batch.failed, ...
     Column("resource_id", Text, nullable=False),
     Column("created_at", _moment, nullable=False, server_default=_NOW),

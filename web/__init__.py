@@ -1,12 +1,28 @@
 """HTTP in, rows out: the Flask application and the order in which a request passes."""
 
 import secrets
+import time
 
 import structlog
 from flask import Flask, Response, g, request
 
 from jobs.settings import Settings
-from web import completions, errors, health, models, page, responses
+from web import (
+    batches,
+    chat,
+    completions,
+    errors,
+    files,
+    fine_tuning,
+    health,
+    limits,
+    models,
+    openapi,
+    page,
+    responses,
+    usage,
+    webhooks,
+)
 from web.auth import require
 from web.backend import Backend, backend
 
@@ -30,13 +46,28 @@ def create_app(settings: Settings) -> Flask:
     app.before_request(_authenticate)
     app.after_request(_add_headers)
     app.teardown_request(_forget_name)
+    limits.register(app)
     errors.register(app)
-    for module in (responses, completions, models, health, page):
+    for module in (
+        responses,
+        completions,
+        chat,
+        files,
+        batches,
+        fine_tuning,
+        models,
+        webhooks,
+        usage,
+        health,
+        openapi,
+        page,
+    ):
         app.register_blueprint(module.blueprint)
     return app
 
 
 def _name_request() -> None:
+    g.began = time.perf_counter()
     g.request_id = f"req_{secrets.token_hex(16)}"
     structlog.contextvars.bind_contextvars(process="web", request_id=g.request_id)
 
@@ -46,13 +77,14 @@ def _forget_name(_error: BaseException | None) -> None:
 
 
 def _authenticate() -> None:
-    """Everything under /v1 needs a key, also what does not exist there."""
+    """Everything under /v1 needs a key that allows it, also what does not exist there."""
     if request.path.startswith("/v1"):
-        require(backend().keys, "inference")
+        limits.admit_request(backend().limiter, require(backend().keys))
 
 
 def _add_headers(response: Response) -> Response:
     response.headers["x-request-id"] = g.request_id
+    response.headers["openai-processing-ms"] = str(round((time.perf_counter() - g.began) * 1000))
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
     return response

@@ -7,6 +7,7 @@ from flask import g, request
 
 from jobs import keys
 from jobs.database import Database
+from jobs.keys import SCOPES as SCOPES_OF_KEYS
 from jobs.keys import Identity
 from web.errors import Forbidden, Unauthorized
 
@@ -43,8 +44,23 @@ class Keys:
         self._known[name] = (time.monotonic() + _REMEMBERED_SECONDS, identity)
 
 
-def require(known: Keys, scope: str) -> None:
-    """Let the request through only with a key that allows `scope`.
+SCOPES = {
+    "responses": {"inference"},
+    "completions": {"inference"},
+    "chat": {"inference"},
+    "batches": {"inference"},
+    "models": {"inference"},
+    "webhook_endpoints": {"inference"},
+    "webhook_event_types": {"inference"},
+    "fine_tuning": {"training"},
+    "files": {"inference", "training"},
+    "usage": set(SCOPES_OF_KEYS),
+}
+"""What stands after /v1 in a URL, and the scopes of which a key needs one. A test walks all routes."""
+
+
+def require(known: Keys) -> Identity:
+    """Whose key came with the request; let it through only with one that allows its URL.
 
     Raises:
         Unauthorized: no key or a wrong one, always with the same words.
@@ -63,9 +79,12 @@ def require(known: Keys, scope: str) -> None:
             "'Authorization: Bearer YOUR_KEY'; whoever runs this server can make one.",
             code="invalid_api_key",
         )
-    if scope not in found.scopes:
-        raise Forbidden(f"This API key does not allow {scope}. Use a key with that scope.")
+    allowed = SCOPES.get(request.path.removeprefix("/v1/").partition("/")[0], {"inference"})
+    if not allowed & found.scopes:
+        wanted = " or ".join(sorted(allowed))
+        raise Forbidden(f"This API key does not allow {wanted}. Use a key with that scope.")
     g.identity = found
+    return found
 
 
 def identity() -> Identity:

@@ -11,6 +11,8 @@ from jobs.queue import make_signals
 from jobs.settings import Settings
 from jobs.signals import Signals
 from web.auth import Keys
+from web.following import Following
+from web.limits import Limiter
 from web.offers import Offers
 from web.prompts import Tokenizers
 from web.waiting import Waiting
@@ -26,28 +28,38 @@ class Backend:
     database: Database
     signals: Signals
     keys: Keys
+    limiter: Limiter
     offers: Offers
+    artifacts: ArtifactStore
     tokenizers: Tokenizers
     waiting: Waiting
+    following: Following
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
         """Start the threads. Nothing is asked of PostgreSQL or Redis yet: both may come later."""
         database = Database(settings.database, _CONNECTIONS)
+        artifacts = ArtifactStore(settings.artifacts)
+        waiting = Waiting(database, settings.redis, places=max(1, settings.web_connections * 7 // 8))
         return cls(
             settings=settings,
             database=database,
             signals=make_signals(settings),
             keys=Keys(database),
+            limiter=Limiter(settings.redis),
             offers=Offers(database),
-            tokenizers=Tokenizers(ArtifactStore(settings.artifacts)),
-            waiting=Waiting(database, settings.redis, places=max(1, settings.web_threads * 7 // 8)),
+            artifacts=artifacts,
+            tokenizers=Tokenizers(artifacts),
+            waiting=waiting,
+            following=Following(settings.redis, waiting),
         )
 
     def close(self) -> None:
         """End the threads and give the sockets back."""
+        self.following.close()
         self.waiting.close()
         self.signals.close()
+        self.limiter.close()
         self.database.close()
 
 

@@ -2,12 +2,17 @@
 
 from typing import Protocol
 
+from jobs.database import Database
 from web.offers import Offers
 from web.prompts import Tokenizers
 
 
 class Models(Protocol):
     """The catalog, as a request needs it."""
+
+    @property
+    def database(self) -> Database:
+        """Where the responses are that others continue."""
 
     @property
     def offers(self) -> Offers:

@@ -4,10 +4,10 @@ import secrets
 
 from jobs.attempts import INTERACTIVE, NewJob
 from jobs.catalog import ModelVersion
-from jobs.inputs import MAX_SEQUENCES, GenerationInput, Prompt
+from jobs.inputs import GenerationInput, Prompt
 from jobs.keys import Identity
 from jobs.queue import QueueName
-from web import sampling
+from web import choices, sampling
 from web.catalogue import Models
 from web.completion_request import DEFAULT_COMPLETION_TOKENS, CompletionRequest
 from web.errors import BadRequest
@@ -21,14 +21,20 @@ def new_job(models: Models, who: Identity, asked: CompletionRequest) -> NewJob:
     Raises:
         BadRequest: it does not fit itself or its model.
     """
-    model = models.offers.require(asked.model)
+    model = models.offers.require(asked.model, who.owner_id)
     prompts = _prompts(model, asked)
-    _check_count(asked, len(prompts))
-    longest = max(models.tokenizers.count(model, prompt, "prompt") for prompt in prompts)
+    _check(asked, len(prompts))
+    least = 0 if asked.max_tokens == 0 else 1
+    longest = max(models.tokenizers.count(model, prompt, "prompt", least) for prompt in prompts)
     limit = sampling.limit_of(asked, asked.max_tokens, DEFAULT_COMPLETION_TOKENS, model.context - longest)
-    chosen = sampling.decide(asked, model, models.tokenizers, limit, asked.logprobs)
+    chosen = sampling.decide(asked, model, models.tokenizers, limit, asked.alternatives)
     work = GenerationInput(
-        prompts=prompts, n=asked.n, best_of=asked.best_of, echo=asked.echo, sampling=chosen
+        prompts=prompts,
+        n=asked.n,
+        best_of=asked.best_of,
+        echo=asked.echo,
+        stream=asked.stream,
+        sampling=chosen,
     )
     return NewJob(
         id=f"cmpl-{secrets.token_hex(16)}",
@@ -44,35 +50,22 @@ def new_job(models: Models, who: Identity, asked: CompletionRequest) -> NewJob:
     )
 
 
-def _check_count(asked: CompletionRequest, prompts: int) -> None:
-    """How many texts are written for each prompt: `n`, or as many as `best_of`.
-
-    Raises:
-        BadRequest: they contradict each other, or are too many.
-    """
-    if asked.best_of is not None and asked.best_of < asked.n:
+def _check(asked: CompletionRequest, prompts: int) -> None:
+    choices.check(asked, prompts)
+    if asked.generated < asked.n:
         said = f"'best_of' is {asked.best_of}, but 'n' of them are returned, which is {asked.n}."
         raise BadRequest(f"{said} Send at least {asked.n}.", param="best_of", code="integer_below_min_value")
-    if asked.num_beams > 1:
-        _check_beams(asked)
-    name, each = ("n", asked.n) if asked.best_of is None else ("best_of", asked.best_of)
-    if prompts * each > MAX_SEQUENCES:
-        said = f"'{name}' is {each} for each of {prompts} prompts, {prompts * each} texts in all."
+    if asked.num_beams > 1 and asked.best_of is not None:
+        said = "'best_of' does not go with beam search. Leave one of the two out."
+        raise BadRequest(said, param="best_of", code="unsupported_value")
+    if asked.num_beams > 1 and asked.max_tokens == 0:
+        said = "A beam search writes something. Send 1 at least as 'max_tokens', or leave 'num_beams' out."
+        raise BadRequest(said, param="max_tokens", code="integer_below_min_value")
+    if asked.stream and asked.generated > asked.n:
+        said = "The best of many are known at the end only, so they cannot be streamed."
         raise BadRequest(
-            f"{said} Send at most {MAX_SEQUENCES // prompts} as '{name}', or fewer prompts.",
-            param=name,
-            code="integer_above_max_value",
+            f"{said} Leave 'best_of' or 'stream' out.", param="best_of", code="unsupported_value"
         )
-
-
-def _check_beams(asked: CompletionRequest) -> None:
-    if asked.n > asked.num_beams:
-        said = f"'n' is {asked.n}, but a beam search with 'num_beams' {asked.num_beams} finds no more texts."
-        raise BadRequest(f"{said} Send at most {asked.num_beams}.", param="n", code="integer_above_max_value")
-    for name in ("best_of", "logprobs"):
-        if getattr(asked, name) is not None:
-            said = f"'{name}' does not go with beam search. Leave one of the two out."
-            raise BadRequest(said, param=name, code="unsupported_value")
 
 
 def _prompts(model: ModelVersion, asked: CompletionRequest) -> tuple[Prompt, ...]:

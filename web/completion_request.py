@@ -7,7 +7,8 @@ from pydantic import Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from jobs.inputs import MAX_SEQUENCES
-from web.requests import Count, SampledRequest
+from web.choices import ChoicesRequest
+from web.requests import MAX_INT
 
 DEFAULT_COMPLETION_TOKENS = 16
 """Of a completion that does not say, as OpenAI's; cut to what the context leaves room for."""
@@ -48,14 +49,32 @@ def _bad_prompt() -> PydanticCustomError:
     )
 
 
-class CompletionRequest(SampledRequest):
+_Text = Annotated[str, Field(min_length=1)]
+_Tokens = Annotated[list[int], Field(min_length=1)]
+_Several = Field(min_length=1, max_length=MAX_SEQUENCES)
+Prompts = _Text | _Tokens | Annotated[list[_Text], _Several] | Annotated[list[_Tokens], _Several]
+"""Every form of OpenAI's `prompt`, as it is documented."""
+
+
+class CompletionRequest(ChoicesRequest):
     """`POST /v1/completions`."""
 
-    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {"stream_options": (), "suffix": ("",)}
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {"suffix": ("",)}
 
-    prompt: Annotated[Any, PlainValidator(_as_prompts)] = None  # absent: the end-of-text token
-    max_tokens: Count | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_SEQUENCES)] = 1
+    prompt: Annotated[Any, PlainValidator(_as_prompts, json_schema_input_type=Prompts)] = (
+        None  # absent: the end-of-text token
+    )
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_INT)] | None = None  # 0: the prompt is only read
     best_of: Annotated[int, Field(ge=1, le=MAX_BEST_OF)] | None = None  # absent: as many as `n`
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+
+    @property
+    def alternatives(self) -> int | None:
+        """How many are shown for each token; None: no log-probabilities at all."""
+        return self.logprobs
+
+    @property
+    def generated(self) -> int:
+        """How many texts are written for each prompt; at least the `n` that are shown."""
+        return self.n if self.best_of is None else self.best_of

@@ -1,15 +1,19 @@
 """How gunicorn serves `web`: gunicorn -c web/gunicorn.conf.py"""
 
-# ruff: noqa: N999  the name is gunicorn's convention
+# ruff: noqa: N999, E402  the name is gunicorn's convention; nothing may be imported unpatched
+from gevent import monkey
+
+monkey.patch_all()
+
+import resource
 import signal
 from types import FrameType
 
 import structlog
 from gunicorn.arbiter import Arbiter
-from gunicorn.workers.gthread import ThreadWorker
 
 from jobs import embedded, logs, settings
-from web import malformed
+from web import malformed, server
 
 _settings = settings.read()
 logs.configure("web", _settings.log_level)
@@ -17,15 +21,17 @@ logs.configure("web", _settings.log_level)
 wsgi_app = "web.wsgi:app"
 _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
 bind = f"{_host}:{_settings.port}"
-worker_class = malformed.Worker  # gthread, with our errors
+worker_class = server.Worker  # greenlets: docs/web.md has the measurements
 workers = _settings.web_processes
-threads = _settings.web_threads
-worker_connections = 2 * threads + 1000  # kept-alive ones cost no thread
+worker_connections = _settings.web_connections
 preload_app = False  # pools and threads must not cross a fork
 limit_request_line = malformed.MAX_REQUEST_LINE
 limit_request_field_size = malformed.MAX_HEADER
 keepalive = 30  # seconds; pollers come back
 graceful_timeout = int(_settings.stop_seconds)
+_files = worker_connections + 256  # sockets of clients; PostgreSQL, Redis, logs
+_most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(_most[0], min(_files, _most[1])), _most[1]))
 control_socket = str(embedded.run_folder(_settings.var_dir) / "gunicorn.ctl")
 accesslog = None
 loglevel = "warning"
@@ -42,18 +48,19 @@ def when_ready(server: Arbiter) -> None:
     structlog.get_logger("web").info("listening", address=bind)
 
 
-def post_worker_init(worker: ThreadWorker) -> None:
+def post_worker_init(worker: server.Worker) -> None:
     """At SIGTERM send back those who wait, or a long poll would hold the process up for minutes."""
     stop = signal.getsignal(signal.SIGTERM)
 
     def release_then_stop(number: int, frame: FrameType | None) -> None:
         worker.wsgi.extensions["penstock"].waiting.release()
+        worker.let_idle_go()
         stop(number, frame)
 
     signal.signal(signal.SIGTERM, release_then_stop)
 
 
-def worker_exit(server: Arbiter, worker: ThreadWorker) -> None:
+def worker_exit(server: Arbiter, worker: server.Worker) -> None:
     """Say what is left to say and close the sockets."""
     if worker.wsgi is not None:  # it is None where the application could not be made
         worker.wsgi.extensions["penstock"].close()

@@ -1,22 +1,48 @@
 """Log-probabilities in OpenAI's two shapes: that of completions, and that of a response's text."""
 
 import codecs
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from web.prompts import Tokenizers
 
 
+class Offsets:
+    """In which character of a text each token begins; bytes that are none count as the text shows them."""
+
+    def __init__(self) -> None:
+        self._read = 0  # characters
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def follow(self, pieces: Iterable[bytes]) -> list[int]:
+        """Those of the next tokens."""
+        return [self._next(piece) for piece in pieces]
+
+    def _next(self, piece: bytes) -> int:
+        self._read += len(self._decoder.decode(piece[:1]))
+        unfinished, _ = self._decoder.getstate()
+        offset = self._read if unfinished or not piece else self._read - 1
+        self._read += len(self._decoder.decode(piece[1:]))
+        return offset
+
+
 def of_completion(
-    tokenizers: Tokenizers, tokenizer: str, stored: Sequence[Mapping[str, Any] | None], tokens: Sequence[int]
+    tokenizers: Tokenizers,
+    tokenizer: str,
+    stored: Sequence[Mapping[str, Any] | None],
+    tokens: Sequence[int],
+    offsets: Offsets | None = None,
 ) -> dict[str, Any]:
-    """Parallel lists over `tokens`; `stored` is what the worker wrote of each, None of the very first."""
+    """Parallel lists over `tokens`; `stored` is what the worker wrote of each, None of the very first.
+
+    `offsets` has followed the tokens before them, if there were any.
+    """
     pieces = tokenizers.pieces(tokenizer, tokens)
     return {
         "tokens": [_written(piece) for piece in pieces],
         "token_logprobs": [one and one["logprob"] for one in stored],
         "top_logprobs": [one and _likeliest(tokenizers, tokenizer, one) for one in stored],
-        "text_offset": _offsets(pieces),
+        "text_offset": (offsets or Offsets()).follow(pieces),
     }
 
 
@@ -49,14 +75,3 @@ def _written(piece: bytes) -> str:
         return piece.decode()
     except UnicodeDecodeError:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
-
-
-def _offsets(pieces: Sequence[bytes]) -> list[int]:
-    """In which character of the text each token begins; bytes that are none count as the text shows them."""
-    offsets, read, decoder = [], 0, codecs.getincrementaldecoder("utf-8")("replace")
-    for piece in pieces:
-        read += len(decoder.decode(piece[:1]))
-        unfinished, _ = decoder.getstate()
-        offsets.append(read if unfinished or not piece else read - 1)
-        read += len(decoder.decode(piece[1:]))
-    return offsets

@@ -3,7 +3,7 @@
 import json
 import secrets
 from socket import socket
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import structlog
 from gunicorn import util  # type: ignore[import-untyped]
@@ -17,7 +17,6 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]
     ParseException,
     UnsupportedTransferCoding,
 )
-from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
 log = structlog.get_logger(__name__)
 
@@ -85,27 +84,17 @@ _CRASH = Answer(
 _OURS = (ConfigurationProblem, InvalidResponseHeader, InvalidResponseHeaderName)  # no client can mend them
 
 
-class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn says nothing of its types
-    """gunicorn's worker with threads, which says what is wrong in OpenAI's shape."""
-
-    def handle_error(self, req: Any, client: socket, addr: Any, exc: Exception) -> None:
-        """Answer in place of the application; what the client sent is repeated nowhere."""
-        request_id = f"req_{secrets.token_hex(16)}"
-        said = log.bind(request_id=request_id)
-        if isinstance(exc, NOT_HTTP) and not isinstance(exc, _OURS):
-            answer = ANSWERS.get(type(exc), _MALFORMED)
-            said.warning("this was no request", status=int(answer.status[:3]), found=type(exc).__name__)
-        else:
-            answer = _CRASH
-            said.error("request crashed outside the application", exc_info=exc)
-        try:
-            util.write_nonblock(client, answer.bytes(request_id))
-        except OSError as error:
-            said.info("the client did not wait for the answer", error=str(error))
-
-    def _keepalive_after(self, conn: Any, keepalive: Any) -> bool:
-        """Close after a body that nobody read and that is malformed: its request has an answer already."""
-        try:
-            return bool(super()._keepalive_after(conn, keepalive))
-        except NOT_HTTP:
-            return False
+def answer(client: socket, found: Exception) -> None:
+    """Answer in place of the application; what the client sent is repeated nowhere."""
+    request_id = f"req_{secrets.token_hex(16)}"
+    said = log.bind(request_id=request_id)
+    if isinstance(found, NOT_HTTP) and not isinstance(found, _OURS):
+        chosen = ANSWERS.get(type(found), _MALFORMED)
+        said.warning("this was no request", status=int(chosen.status[:3]), found=type(found).__name__)
+    else:
+        chosen = _CRASH
+        said.error("request crashed outside the application", exc_info=found)
+    try:
+        util.write_nonblock(client, chosen.bytes(request_id))
+    except OSError as error:
+        said.info("the client did not wait for the answer", error=str(error))

@@ -32,14 +32,34 @@ class Offers:
             self._known = found, time.monotonic() + _REMEMBERED_SECONDS
         return found
 
-    def require(self, name: str) -> ModelVersion:
-        """The version behind a name.
+    def seen_by(self, owner_id: int) -> Mapping[str, Offer]:
+        """Those of `all` that an owner may know of."""
+        offers = self.all().items()
+        return {name: one for name, one in offers if one.version is None or one.version.seen_by(owner_id)}
+
+    def forget(self) -> None:
+        """Ask SQL again the next time."""
+        self._known = {}, 0.0
+
+    def require(self, name: str, owner_id: int) -> ModelVersion:
+        """The version behind a name that an owner may use.
 
         Raises:
             NotFound: there is none; the message says why, or which names there are.
             Unavailable: it is being loaded.
         """
-        return _version(name, self.all())
+        return _version(name, self.seen_by(owner_id))
+
+    def reads(self, name: str) -> str:
+        """The artifact with the tokenizer of whichever version answers to a name, or did last."""
+        offer = self.all().get(name)
+        if offer is not None and offer.version is not None:
+            return offer.version.tokenizer
+        with self._database.transaction() as connection:
+            found = catalog.last_tokenizer(connection, name)
+        if found is None:
+            raise LookupError(f"nobody ever offered {name}")
+        return found
 
     def tokenizer(self, name: str, digest: str) -> str:
         """The artifact with the tokenizer of a version that wrote something, offered still or not."""

@@ -1,19 +1,18 @@
 """Prompts as a model reads them: rendered by its chat template, counted by its tokenizer."""
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NoReturn
+from functools import partial
 
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer, decoders
 
 from jobs.artifacts import ArtifactStore
 from jobs.catalog import ModelVersion
 from jobs.inputs import Prompt
+from web.chat_template import TemplateRefusal, render
 from web.errors import BadRequest
+from web.offload import LONG_TEXT, offload
 from web.response_request import InputMessage
 
 _KEPT = 64  # tokenizers in memory, a few megabytes each
@@ -33,8 +32,8 @@ class Tokenizers:
         self._loaded: dict[str, _Loaded] = {}
         self._loading = threading.Lock()
 
-    def count(self, model: ModelVersion, prompt: Prompt, param: str) -> int:
-        """How many tokens a prompt has.
+    def count(self, model: ModelVersion, prompt: Prompt, param: str, output: int = 1) -> int:
+        """How many tokens a prompt has, beside which the context must hold `output` at least.
 
         Raises:
             BadRequest: it cannot fit the context, or names a token that the model does not have.
@@ -45,11 +44,12 @@ class Tokenizers:
         else:
             loaded = self._load(model.tokenizer)
             if len(prompt) > model.context * loaded.longest:  # spares the work for what cannot fit
-                raise _too_long(model, f"at least {len(prompt) // loaded.longest:,}", param)
+                raise _too_long(model, f"at least {len(prompt) // loaded.longest:,}", param, output)
             # the only one of its methods that lets other threads run meanwhile
-            count = len(loaded.tokenizer.encode_batch_fast([prompt], add_special_tokens=False)[0])
-        if count >= model.context:
-            raise _too_long(model, f"{count:,}", param)
+            encode = partial(loaded.tokenizer.encode_batch_fast, [prompt], add_special_tokens=False)
+            count = len((offload(encode) if len(prompt) > LONG_TEXT else encode())[0])
+        if count + output > model.context:
+            raise _too_long(model, f"{count:,}", param, output)
         return count
 
     def eos(self, model: ModelVersion) -> str:
@@ -67,6 +67,10 @@ class Tokenizers:
         """What tokens say together; `tokenizer` names the artifact."""
         said: str = self._load(tokenizer).tokenizer.decode(list(tokens), skip_special_tokens=False)
         return said
+
+    def tokenizer(self, name: str) -> Tokenizer:
+        """The tokenizer in an artifact, shared by everybody who reads with it."""
+        return self._load(name).tokenizer
 
     def pieces(self, tokenizer: str, tokens: Sequence[int]) -> list[bytes]:
         """The bytes of each token; several may be needed for one character."""
@@ -122,10 +126,10 @@ def refuse_unknown_tokens(model: ModelVersion, tokens: Iterable[int], param: str
             )
 
 
-def _too_long(model: ModelVersion, count: str, param: str) -> BadRequest:
+def _too_long(model: ModelVersion, count: str, param: str, output: int) -> BadRequest:
     return BadRequest(
         f"The prompt has {count} tokens, but the context of the model '{model.name}' holds {model.context:,} "
-        f"of prompt and output together. Send at most {model.context - 1:,}.",
+        f"of prompt and output together. Send at most {model.context - output:,}.",
         param=param,
         code="context_length_exceeded",
     )
@@ -141,19 +145,33 @@ def conversation(
     """
     if model.chat_template is None:
         return _plain(model, messages, instructions)
-    turns = [{"role": "system", "content": instructions}] if instructions is not None else []
-    for message in messages:
-        role = "system" if message.role == "developer" else message.role  # templates know the older name
-        turns.append({"role": role, "content": message.text})
+    turns = [turn("system", instructions)] if instructions is not None else []
+    turns += [turn(message.role, message.text) for message in messages]
+    return rendered(tokenizers, model, turns, "input")
+
+
+def turn(role: str, content: str, name: str | None = None) -> dict[str, str]:
+    """A message as templates know it: they have the older name of the developer's role."""
+    said = {"role": "system" if role == "developer" else role, "content": content}
+    return said if name is None else said | {"name": name}
+
+
+def rendered(
+    tokenizers: Tokenizers, model: ModelVersion, turns: Sequence[Mapping[str, str]], param: str
+) -> str:
+    """The turns as the chat template of the model, which must have one, writes them.
+
+    Raises:
+        BadRequest: the template refuses them.
+    """
+    assert model.chat_template is not None
     try:
-        return _template(model.chat_template).render(
-            messages=turns, add_generation_prompt=True, eos_token=tokenizers.eos(model)
-        )
-    except TemplateError as error:
+        return render(model.chat_template, turns, tokenizers.eos(model))
+    except TemplateRefusal as refusal:
         raise BadRequest(
-            f"The chat template of the model '{model.name}' refused these messages: {error}. "
+            f"The chat template of the model '{model.name}' refused these messages: {refusal}. "
             "Send turns of 'user' and 'assistant' in alternation, ending with 'user'.",
-            param="input",
+            param=param,
             code="invalid_value",
         ) from None
 
@@ -169,16 +187,3 @@ def _plain(model: ModelVersion, messages: Sequence[InputMessage], instructions: 
     if len(messages) != 1 or messages[0].role != "user":
         raise BadRequest(f"{base} Send 'input' as one string.", param="input", code="unsupported_value")
     return messages[0].text
-
-
-def _refused(message: str) -> NoReturn:
-    raise TemplateError(message)
-
-
-# A template comes with a model from anywhere, so it sees nothing but what it is given.
-_environment = ImmutableSandboxedEnvironment(
-    trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-)
-_environment.globals["raise_exception"] = _refused
-
-_template = lru_cache(maxsize=_KEPT)(_environment.from_string)

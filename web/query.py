@@ -1,5 +1,6 @@
 """The query string of a URL, held to the same rules as a body."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -22,8 +23,8 @@ class Query(BaseModel):
 Q = TypeVar("Q", bound=Query)
 
 
-def parse(kind: type[Q]) -> Q:
-    """The parameters of this request's URL.
+def parse(kind: type[Q], beside: re.Pattern[str] | None = None) -> Q:
+    """The parameters of this request's URL; names that match `beside` are somebody else's.
 
     Raises:
         BadRequest: an unknown or unsupported parameter, or one given twice.
@@ -31,6 +32,8 @@ def parse(kind: type[Q]) -> Q:
     """
     values: dict[str, str] = {}
     for name, given in request.args.lists():
+        if beside is not None and beside.fullmatch(name):
+            continue
         if name not in kind.model_fields:
             for value in given:
                 if refusal := refusals.foreign(name, value, kind.model_fields, kind.unsupported):

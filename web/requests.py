@@ -11,32 +11,22 @@ from web import refusals
 from web.errors import BadRequest
 from web.refusals import Refusal
 
-_MAX_INT = 2**31 - 1
+MAX_INT = 2**31 - 1
 
 
 def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _not_streamed(value: Any) -> Any:
-    if value is True:
-        raise PydanticCustomError(
-            "unsupported_value",
-            "Streaming is not available yet. Leave 'stream' out and set 'background': true to poll a "
-            "response, or wait for the whole answer.",
-        )
-    return value
-
-
-Count = Annotated[int, Field(ge=1, le=_MAX_INT)]
+Count = Annotated[int, Field(ge=1, le=MAX_INT)]
 Label = Annotated[str, Field(max_length=512)]
-NotStreamed = Annotated[Literal[False], BeforeValidator(_not_streamed)]
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
 ]
 Words = Annotated[str, Field(min_length=1, max_length=256)]
-Stop = Annotated[list[Words], Field(max_length=4), BeforeValidator(_one_or_many)]
-Token = Annotated[int, Field(ge=0, le=_MAX_INT)]
+_Stops = Annotated[list[Words], Field(max_length=4)]
+Stop = Annotated[_Stops, BeforeValidator(_one_or_many, json_schema_input_type=Words | _Stops)]
+Token = Annotated[int, Field(ge=0, le=MAX_INT)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
@@ -45,6 +35,11 @@ def _bool_or_never(value: Any) -> Any:
     if isinstance(value, bool) or value == "never":
         return value
     raise PydanticCustomError("invalid_value", "Invalid value for '{param}'. Send true, false or \"never\".")
+
+
+EarlyStopping = Annotated[
+    bool | Literal["never"], PlainValidator(_bool_or_never, json_schema_input_type=bool | Literal["never"])
+]
 
 
 def _named_by_tokens(bias: dict[str, float]) -> dict[str, float]:
@@ -104,19 +99,19 @@ class SampledRequest(Request):
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
-    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=_MAX_INT)] = 0
+    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=MAX_INT)] = 0
     bad_words: Annotated[list[Words], Field(max_length=100)] = Field(default_factory=list)
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
-    top_k: Annotated[int, Field(ge=0, le=_MAX_INT)] = 0
+    top_k: Annotated[int, Field(ge=0, le=MAX_INT)] = 0
     top_p: Share = 1.0
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     typical_p: Share = 1.0
     num_beams: Annotated[int, Field(ge=1, le=MAX_BEAMS)] = 1
     length_penalty: Annotated[float, Field(ge=-10, le=10)] = 1.0
-    early_stopping: Annotated[bool | Literal["never"], PlainValidator(_bool_or_never)] = False
-    min_tokens: Annotated[int, Field(ge=0, le=_MAX_INT)] = 0
+    early_stopping: EarlyStopping = False
+    min_tokens: Annotated[int, Field(ge=0, le=MAX_INT)] = 0
     stop: Stop = Field(default_factory=list)
     stop_token_ids: Annotated[list[Token], Field(max_length=64)] = Field(default_factory=list)
     ignore_eos: bool = False
-    stream: NotStreamed = False
+    stream: bool = False
     user: Label | None = None

@@ -42,12 +42,14 @@ def echo(request: ResponseRequest, sampling: Sampling) -> dict[str, Any]:
         "max_output_tokens": sampling.max_tokens,
         "metadata": request.metadata,
         "parallel_tool_calls": request.parallel_tool_calls,
+        "previous_response_id": request.previous_response_id,
         "prompt_cache_key": request.prompt_cache_key,
         "safety_identifier": request.safety_identifier,
         "store": request.store,
         "temperature": sampling.temperature,
         "tool_choice": request.tool_choice,
         "top_p": sampling.top_p,
+        "truncation": request.truncation,
         "user": request.user,
         "top_logprobs": request.top_logprobs,
         # ours
@@ -81,15 +83,16 @@ def response_object(record: JobRecord, logprobs: Sequence[Mapping[str, Any]]) ->
         "model": record.model,
         "output": _output(record, status, logprobs),
         "usage": _usage(record.output),
-        **record.request,
         # what we do not have, as OpenAI says it
         "max_tool_calls": None,
-        "previous_response_id": None,
         "reasoning": {"effort": None, "summary": None},
         "service_tier": "default",
         "text": {"format": {"type": "text"}},
         "tools": [],
+        # of one that was made before these could be asked for
+        "previous_response_id": None,
         "truncation": "disabled",
+        **record.request,
         # ours
         "attempt": record.attempt,
         "queue_position": record.queue_position,
@@ -97,6 +100,17 @@ def response_object(record: JobRecord, logprobs: Sequence[Mapping[str, Any]]) ->
         "verification": (record.output or {}).get("verification"),
         **_times(record),
     }
+
+
+def message(response_id: str, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
+    """The one message in the output of a response."""
+    name = response_id.replace("resp_", "msg_")
+    return {"id": name, "type": "message", "role": "assistant", "status": status, "content": content}
+
+
+def text_part(text: str, logprobs: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a message of ours says."""
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
 def poll_after_ms(record: JobRecord) -> int | None:
@@ -135,15 +149,8 @@ def _output(record: JobRecord, status: str, logprobs: Sequence[Mapping[str, Any]
     text = _sequence(record.output).get("text", "")
     if record.output is None or (not text and status != "completed"):
         return []
-    content = {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
-    message = {
-        "id": record.id.replace("resp_", "msg_"),
-        "type": "message",
-        "role": "assistant",
-        "status": "completed" if status == "completed" else "incomplete",
-        "content": [content],
-    }
-    return [message]
+    whole = "completed" if status == "completed" else "incomplete"
+    return [message(record.id, whole, [text_part(text, list(logprobs))])]
 
 
 def _sequence(output: Mapping[str, Any] | None) -> Mapping[str, Any]:

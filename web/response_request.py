@@ -4,12 +4,21 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 from jobs.inputs import MAX_LOGPROBS
 from web import refusals
 from web.requests import Count, Label, Metadata, SampledRequest
+from web.webhook_requests import EventTypes
 
 DEFAULT_OUTPUT_TOKENS = 256
 """Of a response that does not say; cut to what the context leaves room for."""
@@ -25,7 +34,7 @@ def _only(*ours: Any) -> PlainValidator:
         said = "'{param}' is only supported as {allowed}. Send that or leave it out."
         raise PydanticCustomError("unsupported_value", said, {"allowed": allowed})
 
-    return PlainValidator(check)
+    return PlainValidator(check, json_schema_input_type=Annotated[Any, WithJsonSchema({"enum": list(ours)})])
 
 
 def _unsupported_part(value: Any) -> Any:
@@ -34,7 +43,7 @@ def _unsupported_part(value: Any) -> Any:
     return value
 
 
-class _TextPart(BaseModel):
+class _InputText(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     type: Literal["input_text", "output_text"]
@@ -55,7 +64,8 @@ class InputMessage(BaseModel):
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
     content: Annotated[
-        list[Annotated[_TextPart, BeforeValidator(_unsupported_part)]], BeforeValidator(_as_parts)
+        list[Annotated[_InputText, BeforeValidator(_unsupported_part)]],
+        BeforeValidator(_as_parts, json_schema_input_type=str | list[_InputText]),
     ]
     id: Label | None = None  # of an output that is sent back as input
     status: Label | None = None
@@ -79,6 +89,21 @@ def _says_something(messages: list[InputMessage]) -> list[InputMessage]:
     return messages
 
 
+def _no_padding(value: Any) -> Any:
+    if value is True:
+        said = "'{param}' is false here: no event is padded. Send false or leave it out."
+        raise PydanticCustomError("unsupported_value", said)
+    return value
+
+
+class _StreamOptions(BaseModel):
+    """What a stream has beside the text: nothing yet."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    include_obfuscation: Annotated[bool | None, BeforeValidator(_no_padding)] = False
+
+
 class ResponseRequest(SampledRequest):
     """`POST /v1/responses`."""
 
@@ -90,7 +115,6 @@ class ResponseRequest(SampledRequest):
         "image": (),
         "max_tool_calls": (),
         "moderation": (),
-        "previous_response_id": (),
         "prompt": (),
         "prompt_cache_options": (),
         "prompt_cache_retention": (),
@@ -98,7 +122,11 @@ class ResponseRequest(SampledRequest):
         "tools": ([],),
     }
 
-    input: Annotated[list[InputMessage], BeforeValidator(_as_messages), AfterValidator(_says_something)]
+    input: Annotated[
+        list[InputMessage],
+        BeforeValidator(_as_messages, json_schema_input_type=str | list[InputMessage]),
+        AfterValidator(_says_something),
+    ]
     instructions: str | None = None
     include: list[Literal["message.output_text.logprobs"]] = Field(default_factory=list)
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] = 0
@@ -108,13 +136,18 @@ class ResponseRequest(SampledRequest):
     max_output_tokens: Count | None = None
     max_tokens: Count | None = None  # another name for it
 
+    previous_response_id: Label | None = None
+    truncation: Literal["auto", "disabled"] = "disabled"
+    stream_options: _StreamOptions | None = None
+    webhook: Annotated[str, Field(min_length=1)] | None = None
+    webhook_events_filter: EventTypes | None = None
+
     parallel_tool_calls: bool = True
     prompt_cache_key: Label | None = None
     safety_identifier: Label | None = None
     service_tier: Annotated[Any, _only("auto", "default")] = None
     text: Annotated[Any, _only({"format": {"type": "text"}}, {})] = None
     tool_choice: Literal["auto", "none"] = "auto"
-    truncation: Annotated[Any, _only("disabled")] = None
 
     @property
     def logprobs(self) -> int | None:

@@ -1,7 +1,8 @@
-"""`/v1/responses`: submit, poll or wait, cancel, delete, list."""
+"""`/v1/responses`: submit, poll, wait or stream, cancel, delete, list."""
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from flask import Blueprint, Response, jsonify
@@ -9,17 +10,20 @@ from pydantic import Field
 from sqlalchemy import Connection
 
 from jobs import lifecycle, records
-from jobs.queue import enqueue
 from jobs.records import JobRecord
 from jobs.states import FINAL, State
-from web import query, response_object, synchronous
+from web import idempotency, query, response_object, streaming, synchronous
 from web.auth import identity, owner_id
 from web.backend import backend
 from web.body import json_object
+from web.conversation import KIND
 from web.errors import BadRequest, NotFound
-from web.response_job import KIND, new_job, replay
+from web.requests import MAX_INT
+from web.response_events import Events
+from web.response_job import new_job, replay
 from web.response_object import poll_after_ms
 from web.response_request import ResponseRequest
+from web.webhook_requests import check_url
 
 blueprint = Blueprint("responses", __name__)
 
@@ -30,19 +34,31 @@ _CANCEL_WAIT = 2.0  # seconds; a worker that lives drops a cancelled job sooner
 
 @blueprint.post("/v1/responses")
 def create() -> Response:
-    """Take a job; answer at once in the background, else after its end."""
+    """Take a job; answer with its events, at once in the background, else after its end."""
     query.parse(query.Query)
-    job = new_job(backend(), identity(), ResponseRequest.parse(json_object()))
-    if job.request["background"]:
-        return _answer(enqueue(backend().database, backend().signals, job))
+    asked = ResponseRequest.parse(json_object())
+    if asked.webhook is not None:
+        check_url(asked.webhook, backend().settings.webhook_allow_private, "webhook")
+    job = new_job(backend(), identity(), asked)
+    if asked.stream:
+        return streaming.create(backend(), job, partial(Events, backend()), background=asked.background)
+    if asked.background:
+        return _answer(idempotency.accept(job))
     return _answer(synchronous.run(backend(), job))
 
 
 @blueprint.get("/v1/responses/<response_id>")
 def show(response_id: str) -> Response:
-    """One response; with `?wait=SECONDS` as soon as it has ended, or after that time as it is then."""
+    """One response; with `?wait=SECONDS` as soon as it has ended, or after that time as it is then.
+
+    With `?stream=true` its events, from the one after `starting_after` on.
+    """
     asked = query.parse(ShowQuery)
+    asked.check()
     record = _mine(response_id)
+    if asked.stream:
+        after = -1 if asked.starting_after is None else asked.starting_after
+        return streaming.resume(backend(), record, partial(Events, backend(), after=after))
     if asked.wait > 0 and record.state not in FINAL:
         _wait(record.id, min(asked.wait, backend().settings.sync_wait_seconds))
         record = _mine(response_id)
@@ -73,7 +89,7 @@ def verify(response_id: str) -> Response:
     """Run a response once more, as a job whose `verification` says whether the tokens are the same."""
     query.parse(query.Query)
     record = _mine(response_id)
-    return _answer(enqueue(backend().database, backend().signals, replay(backend(), identity(), record)))
+    return _answer(idempotency.accept(replay(backend(), identity(), record)))
 
 
 @blueprint.delete("/v1/responses/<response_id>")
@@ -101,23 +117,55 @@ def index() -> Response:
         found, more = records.page(
             connection, owner_id(), KIND, asked.after, asked.limit, asked.order == "desc"
         )
-    data = [response_object.answer(backend(), record) for record in found]
-    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
-    return jsonify(object="list", data=data, first_id=first, last_id=last, has_more=more)
+    return _page([response_object.answer(backend(), record) for record in found], more)
+
+
+@blueprint.get("/v1/responses/<response_id>/input_items")
+def input_items(response_id: str) -> Response:
+    """What a response has read, page by page, the newest first."""
+    asked = query.parse(ItemsQuery)
+    with backend().database.reading() as connection:
+        record = _find(connection, response_id)
+        items = records.conversation(connection, owner_id(), record.id) or []
+    if asked.order == "desc":
+        items.reverse()
+    places = {item["id"]: place for place, item in enumerate(items, start=1)}
+    if asked.after is not None and asked.after not in places:
+        raise NotFound(f"Item with id '{asked.after[:100]}' not found.", param="after")
+    first = places.get(asked.after, 0) if asked.after is not None else 0
+    return _page(items[first : first + asked.limit], more=first + asked.limit < len(items))
+
+
+_INCLUDE = {"include": ("", LOGPROBS), "include[]": ("", LOGPROBS)}
 
 
 class ShowQuery(query.Query):
     """`GET /v1/responses/{id}`."""
 
-    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "include": ("", LOGPROBS),
-        "include[]": ("", LOGPROBS),
-        "include_obfuscation": ("true", "false"),
-        "starting_after": (),
-        "stream": ("false",),
-    }
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {**_INCLUDE, "include_obfuscation": ("false",)}
 
     wait: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = 0.0
+    stream: bool = False
+    starting_after: Annotated[int, Field(ge=0, le=MAX_INT)] | None = None
+
+    def check(self) -> None:
+        """Raises BadRequest where one parameter contradicts another."""
+        if self.starting_after is not None and not self.stream:
+            said = "'starting_after' goes with a stream only. Send 'stream=true' too, or leave it out."
+            raise BadRequest(said, param="starting_after", code="unsupported_value")
+        if self.wait > 0 and self.stream:
+            said = "'wait' does not go with a stream, which waits by itself. Leave one of the two out."
+            raise BadRequest(said, param="wait", code="unsupported_value")
+
+
+class ItemsQuery(query.Query):
+    """`GET /v1/responses/{id}/input_items`."""
+
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = _INCLUDE
+
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    after: str | None = None
+    order: Literal["asc", "desc"] = "desc"
 
 
 class IndexQuery(query.Query):
@@ -129,7 +177,7 @@ class IndexQuery(query.Query):
 
 
 def _mine(response_id: str) -> JobRecord:
-    with backend().database.transaction() as connection:
+    with backend().database.reading() as connection:
         return _find(connection, response_id)
 
 
@@ -145,6 +193,11 @@ def _find(connection: Connection, response_id: str, param: str = "id") -> JobRec
     if record is None or not record.stored:
         raise NotFound(f"Response with id '{response_id[:100]}' not found.", param=param)
     return record
+
+
+def _page(data: list[dict[str, Any]], more: bool) -> Response:
+    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+    return jsonify(object="list", data=data, first_id=first, last_id=last, has_more=more)
 
 
 def _wait(job_id: str, seconds: float) -> None:

@@ -1,7 +1,7 @@
-"""How a request waits for a job: one ear on Redis and one look at SQL for everybody who waits."""
+"""How a request waits for a job: one ear on Redis and one look around for everybody who waits."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -10,10 +10,35 @@ from jobs import records
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
 from jobs.signals import ENDED, Listener
+from web.connection import Connection
 
 log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS = 0.5  # Redis may lose what was said; then an end is seen this much later
+
+
+class Watch:
+    """Somebody who waits for a job, and why they were woken."""
+
+    def __init__(self, job_id: str, wake: Callable[[], None], client: Connection | None) -> None:
+        self.job_id = job_id
+        self.ended = False  # or the job is not there any more
+        self.gone = False
+        self.stopping = False
+        self._wake = wake
+        self._client = client
+
+    def look(self, stopping: bool) -> None:
+        """Notice that the process is to stop or that the client has gone."""
+        self.stopping = stopping
+        self.gone = self.gone or (self._client is not None and self._client.gone())
+        if self.stopping or self.gone:
+            self._wake()
+
+    def end(self) -> None:
+        """The job has ended."""
+        self.ended = True
+        self._wake()
 
 
 class Waiting:
@@ -22,19 +47,19 @@ class Waiting:
     def __init__(self, database: Database, redis_url: str, places: int) -> None:
         self._database = database
         self._places = threading.Semaphore(places)
-        self._bells: dict[str, set[threading.Event]] = {}
+        self._watches: dict[str, set[Watch]] = {}
         self._somebody = threading.Condition()
         self._closed = threading.Event()
         self._released = False
-        self._listener = Listener(redis_url, ENDED, self._ring)
+        self._listener = Listener(redis_url, ENDED, self._end)
         self._thread = threading.Thread(target=self._look_around, name="waiting", daemon=True)
         self._thread.start()
 
     @contextmanager
     def place(self) -> Iterator[bool]:
-        """Take one of the places of those who wait; false when none is free.
+        """Take one of the places of those who wait or stream; false when none is free.
 
-        A waiting request holds a thread of the server; without a limit nobody could submit or cancel.
+        Each holds a connection of this process; without a limit nobody could submit or cancel.
         """
         taken = self._places.acquire(blocking=False)
         try:
@@ -43,17 +68,44 @@ class Waiting:
             if taken:
                 self._places.release()
 
-    def wait(self, job_id: str, seconds: float) -> None:
+    def wait(self, job_id: str, seconds: float, client: Connection | None = None) -> Watch:
         """Return when the job has ended or is gone, after `seconds`, or when the process is to stop.
+
+        With a `client`, also within about half a second of its going away; the Watch says which it was.
 
         Raises:
             DatabaseUnavailable: the first look at the job failed.
         """
         bell = threading.Event()
-        with self._listening(job_id, bell):
-            # looked at after the bell hangs: an end in between is either seen here or heard there
-            if not self._released and not self._ended([job_id]):
-                bell.wait(seconds)
+        with self.watch(job_id, bell.set, client) as watch:
+            bell.wait(seconds)
+        return watch
+
+    @contextmanager
+    def watch(
+        self, job_id: str, wake: Callable[[], None], client: Connection | None = None
+    ) -> Iterator[Watch]:
+        """Call `wake`, from any thread, for each of the reasons that the Watch knows; it must not block.
+
+        Raises:
+            DatabaseUnavailable: the first look at the job failed.
+        """
+        watch = Watch(job_id, wake, client)
+        with self._somebody:
+            self._watches.setdefault(job_id, set()).add(watch)
+            self._somebody.notify()
+        try:
+            # looked at after the watch has begun: an end in between is either seen here or heard there
+            if self._released:
+                watch.look(stopping=True)
+            elif self._ended([job_id]):
+                watch.end()
+            yield watch
+        finally:
+            with self._somebody:
+                self._watches[job_id].discard(watch)
+                if not self._watches[job_id]:
+                    del self._watches[job_id]
 
     def release(self) -> None:
         """Send everybody who waits back soon. Takes no lock, so that a signal handler may call it."""
@@ -67,45 +119,33 @@ class Waiting:
         self._thread.join(timeout=3)
         self._listener.close()
 
-    @contextmanager
-    def _listening(self, job_id: str, bell: threading.Event) -> Iterator[None]:
-        with self._somebody:
-            self._bells.setdefault(job_id, set()).add(bell)
-            self._somebody.notify()
-        try:
-            yield
-        finally:
-            with self._somebody:
-                self._bells[job_id].discard(bell)
-                if not self._bells[job_id]:
-                    del self._bells[job_id]
-
-    def _ring(self, job_ids: Iterable[str]) -> None:
+    def _end(self, job_ids: Iterable[str]) -> None:
         with self._somebody:
             for job_id in job_ids:
-                for bell in self._bells.get(job_id, ()):
-                    bell.set()
+                for watch in self._watches.get(job_id, ()):
+                    watch.end()
 
     def _look_around(self) -> None:
         while True:
             with self._somebody:
-                self._somebody.wait_for(lambda: self._bells or self._closed.is_set())
+                self._somebody.wait_for(lambda: self._watches or self._closed.is_set())
             if self._closed.wait(_LOOK_SECONDS):
                 return
             with self._somebody:
-                waited_for = list(self._bells)
-            if self._released:
-                self._ring(waited_for)
-            elif waited_for:
-                self._ring(self._look(waited_for))
+                waited_for = list(self._watches)
+                for watches in self._watches.values():
+                    for watch in watches:
+                        watch.look(self._released)
+            if waited_for and not self._released:
+                self._end(self._look(waited_for))
 
-    def _look(self, job_ids: list[str]) -> Iterable[str]:
+    def _look(self, job_ids: Collection[str]) -> Iterable[str]:
         try:
             return self._ended(job_ids)
         except DatabaseUnavailable as error:
             log.warning("database is out of reach, those who wait go on waiting", error=str(error))
             return ()
 
-    def _ended(self, job_ids: list[str]) -> set[str]:
-        with self._database.transaction() as connection:
+    def _ended(self, job_ids: Collection[str]) -> set[str]:
+        with self._database.reading() as connection:
             return records.ended(connection, job_ids)

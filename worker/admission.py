@@ -32,6 +32,8 @@ def _check_beams(sequence: Sequence, going_on: int, slots: int) -> None:
         raise InvalidPrompt(
             f"num_beams {beams} is more than the {going_on} tokens that do not end a text; ask for fewer."
         )
+    if sampling.max_tokens == 0:
+        raise InvalidPrompt("Beam search needs max_tokens of 1 at least; ask for one or leave num_beams out.")
     if len(sequence.runners_up) >= beams:
         raise InvalidPrompt(f"n is more than num_beams {beams}; ask for fewer answers or more beams.")
     if sampling.stop or sampling.logprobs is not None:

@@ -5,6 +5,7 @@ intake         SQL: claims and commits
 heartbeat      SQL: leases and cancels
 device         the engines
 listener       Redis: hints
+teller         Redis: tokens, for those who read them as they come
 loader         describes the models and loads the first; later another one for each that a job waits for
 """
 
@@ -25,6 +26,7 @@ from worker.device import Device
 from worker.heartbeat import Heartbeat
 from worker.intake import Intake
 from worker.roster import Roster
+from worker.teller import Teller
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +43,7 @@ class Worker:
         self.intake = Intake(
             self._database, self._signals, self._roster, config.worker, config.lease, config.max_failures
         )
+        self._teller = Teller(config.redis, self.intake)
         self._device = Device(self._busy)
         self._heartbeat = Heartbeat(
             Database(config.database, connections=1, statement_seconds=config.heartbeat_seconds),
@@ -62,6 +65,7 @@ class Worker:
             threading.Thread(target=self._roster.open, args=(self.intake.wake,), name="loader"),
             threading.Thread(target=self._heartbeat.run, name="heartbeat"),
             threading.Thread(target=self.intake.run, name="intake"),
+            threading.Thread(target=self._teller.run, name="teller"),
         ]
         for thread in self._threads:
             thread.daemon = True
@@ -72,11 +76,13 @@ class Worker:
         self.intake.stop(self._config.drain)
         self._heartbeat.stop()
         self._device.stop()
+        self._teller.stop()
         self._listener.close()
         self._signals.close()
         for thread in self._threads:
             if thread.name != "loader":  # it may be in the middle of a download; it ends with the process
                 thread.join(timeout=2)
+        self._teller.close()
 
 
 def _end_process(crash: threading.ExceptHookArgs) -> None:

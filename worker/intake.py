@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -12,11 +13,11 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError
 
-from jobs import execution, lifecycle
+from jobs import batches, execution, lifecycle, outbox
 from jobs.attempts import Claim, ClaimedJob, Ending
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable, Unexpected, WorkerStopping
-from jobs.queue import QueueName
+from jobs.queue import Chore, QueueName
 from jobs.signals import ENDED, Signals
 from worker.lanes import Lane
 from worker.roster import Roster
@@ -47,6 +48,7 @@ class Intake:
         self._worker = worker
         self._lease = lease
         self._max_failures = max_failures
+        self.streaming = threading.Event()  # set when a job begins whose tokens somebody reads
         self._works: dict[Claim, Work] = {}
         self._of: dict[Sequence, Work] = {}
         self._endings: deque[Ending] = deque()
@@ -56,6 +58,8 @@ class Intake:
         self._drained = threading.Event()
         self._bell = threading.Event()  # rung since the last claim
         self._more = True  # there may be work that nobody will ring for
+        self._news = False  # somebody waits to be told of an end
+        self._batch_ended = False  # a batch has no line left, its files can be written
         self._suspected: str | None = None
         self._suspect_asked = 0.0  # time.monotonic()
         self._deadline = 0.0  # of the drain, time.monotonic()
@@ -64,6 +68,19 @@ class Intake:
         """What this process holds, results on their way to SQL included."""
         with self._lock:
             return [*self._works, *(ending.claim for ending in self._endings)]
+
+    def streamed(self) -> list[tuple[Claim, Sequence, int]]:
+        """The sequences that somebody reads, each with how many of its tokens may be told.
+
+        Taken under the lock, so that the output of a job that is cancelled has at least as many.
+        """
+        with self._lock:
+            return [
+                (claim, sequence, count)
+                for claim, work in self._works.items()
+                if work.task.stream
+                for sequence, count in work.tellable()
+            ]
 
     def wake(self) -> None:
         """Somebody rang: there is work to claim."""
@@ -157,8 +174,15 @@ class Intake:
         with self._lock:
             for _ in group:
                 self._endings.popleft()
-        if settled:
-            self._signals.hint(ENDED, [claim.job_id for claim in settled])
+        ended = [e.claim.job_id for e in group if e.claim in settled and not e.again]
+        if ended:
+            self._signals.hint(ENDED, ended)
+        if self._news:
+            self._signals.ring(Chore.DELIVER)
+            self._news = False
+        if self._batch_ended:
+            self._signals.ring(Chore.BATCHES)
+            self._batch_ended = False
         for ending in group:
             if ending.claim not in settled:
                 log.warning("result dropped, lease lost", job_id=ending.claim.job_id)
@@ -170,12 +194,16 @@ class Intake:
             return set()
         try:
             with self._database.transaction() as connection:
-                return lifecycle.settle(connection, group)
+                settled = lifecycle.settle(connection, group)
+                self._news |= outbox.any_due(connection)
+                self._batch_ended |= batches.any_idle(connection, {ending.batch_id for ending in group})
+                return settled
         except DataError as error:
             if len(group) > 1:
                 return set().union(*(self._commit([ending]) for ending in group))
             log.error("result cannot be stored", job_id=group[0].claim.job_id, exc_info=error)
-            return self._commit([Ending(group[0].claim, error=Unexpected("The result cannot be stored."))])
+            instead = Unexpected("The result cannot be stored.")
+            return self._commit([replace(group[0], output=None, error=instead, again=False)])
 
     def _claim(self) -> None:
         try:
@@ -257,6 +285,8 @@ class Intake:
             self._of.update((sequence, work) for sequence in work.sequences)
             # under the lock: dropped between the two it would run on for nobody
             work.served.lane.submit(work.submitted, work.served.adapter)
+        if work.task.stream:
+            self.streaming.set()
 
     def _end(self, work: Work, outcome: Mapping[str, Any] | BaseException) -> None:
         self._remove(work)

@@ -83,8 +83,14 @@ class Stopping:
         self._watches.pop(sequence, None)
 
     def extend(self, sequence: Sequence, token: int) -> bool:
-        """Add a token; returns whether the sequence ended, and then it has its text and its reason."""
+        """Add a token; returns whether the sequence ended, and then it has its text and its reason.
+
+        One that was only to read its prompt ends without the token.
+        """
         sampling, tokens = sequence.sampling, sequence.tokens
+        if sampling.max_tokens == 0:
+            self._end(sequence, "length", tokens)
+            return True
         tokens.append(token)
         if (token == self._eos and not sampling.ignore_eos) or token in sampling.stop_token_ids:
             self._end(sequence, "stop", tokens[:-1])

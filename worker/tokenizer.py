@@ -1,6 +1,9 @@
 """The only place that reads a tokenizer and a chat template from a model's folder."""
 
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
@@ -23,15 +26,29 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 
 def read_chat_template(folder: Path) -> str | None:
-    """The Jinja text from whichever file holds it. Raises ModelUnavailable."""
-    path = folder / "chat_template.jinja"
-    if path.exists():
-        return path.read_text(encoding="utf-8")
+    """The Jinja text from whichever file holds it; it begins with the special tokens that it may name.
+
+    Raises ModelUnavailable.
+    """
     path = folder / "tokenizer_config.json"
-    template = read_json(path).get("chat_template") if path.exists() else None
-    if template is None or isinstance(template, str):
-        return template
+    config = read_json(path) if path.exists() else {}
+    path = folder / "chat_template.jinja"
+    template = path.read_text(encoding="utf-8") if path.exists() else config.get("chat_template")
+    if isinstance(template, str):
+        return "".join(_named(config)) + template
+    if template is None:
+        return None
     raise ModelUnavailable("tokenizer_config.json has a chat_template that is not one text.")
+
+
+def _named(config: Mapping[str, Any]) -> Iterator[str]:
+    """What transformers would hand to the template beside the messages, as assignments."""
+    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+        token = config.get(name)
+        text = token.get("content") if isinstance(token, dict) else token
+        if isinstance(text, str):
+            # the plus keeps a line break with which the template begins
+            yield f"{{% set {name} = {json.dumps(text, ensure_ascii=False)} +%}}"
 
 
 def _byte_level(folder: Path) -> Tokenizer:

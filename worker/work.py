@@ -10,6 +10,7 @@ from jobs.inputs import GenerationInput, Prompt, Replay, Sampling
 from worker.lanes import Served
 from worker.receipt import receipt
 from worker.sequence import Logprob, Sequence
+from worker.stopping import last_tokens
 
 
 @dataclass(eq=False)
@@ -44,6 +45,11 @@ class Work:
         if self.task.sampling.num_beams > 1:
             return [prompt[0] for prompt in self.prompts]
         return self.sequences
+
+    def tellable(self) -> list[tuple[Sequence, int]]:
+        """Each sequence, and how many of its tokens may be told already: not the one that ends it."""
+        eos = self.served.version.eos_token_id
+        return [(one, _tellable(one, eos)) for one in self.sequences]
 
     def output(self) -> dict[str, Any]:
         """What is stored of the generation, complete or not.
@@ -82,9 +88,9 @@ class Work:
         if self.task.echo:
             stored["prompt_tokens"] = sequence.prompt
         if self.task.sampling.logprobs is not None:
-            stored["logprobs"] = [_logprob(one) for one in sequence.logprobs]
+            stored["logprobs"] = [stored_logprob(one) for one in sequence.logprobs]
             if self.task.echo:
-                stored["prompt_logprobs"] = [one and _logprob(one) for one in sequence.prompt_logprobs]
+                stored["prompt_logprobs"] = [one and stored_logprob(one) for one in sequence.prompt_logprobs]
         return stored
 
 
@@ -124,7 +130,15 @@ def _ended(sampling: Sampling, ends: tuple[int, ...]) -> Sampling:
     return sampling.model_copy(update={"stop_token_ids": (*sampling.stop_token_ids, *ends[1:])})
 
 
-def _logprob(one: Logprob) -> dict[str, Any]:
+def _tellable(sequence: Sequence, eos_token_id: int) -> int:
+    count = len(sequence.tokens)
+    if count and sequence.tokens[count - 1] in last_tokens(sequence.sampling, eos_token_id):
+        count -= 1
+    return count
+
+
+def stored_logprob(one: Logprob) -> dict[str, Any]:
+    """As rows and streams have it."""
     return {"token": one.token, "logprob": one.logprob, "top": [list(pair) for pair in one.top]}
 
 

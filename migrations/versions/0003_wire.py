@@ -28,6 +28,7 @@ def upgrade() -> None:
         sa.Column("total", sa.Integer(), server_default="0", nullable=False),
         sa.Column("counts", postgresql.JSON(astext_type=sa.Text()), nullable=True),
         sa.Column("usage", postgresql.JSON(astext_type=sa.Text()), nullable=True),
+        sa.Column("has_lines", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("output_file_id", sa.Text(), nullable=True),
         sa.Column("error_file_id", sa.Text(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
@@ -56,6 +57,13 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("status IN ('validating', 'in_progress', 'finalizing', 'cancelling')"),
     )
+    op.create_index(
+        "ix_batches_has_lines",
+        "batches",
+        ["seq"],
+        unique=False,
+        postgresql_where=sa.text("has_lines"),
+    )
     op.create_index("ix_batches_owner_id_seq", "batches", ["owner_id", "seq"], unique=False)
     op.create_table(
         "files",
@@ -68,6 +76,7 @@ def upgrade() -> None:
         sa.Column("artifact", sa.Text(), nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("errors", postgresql.JSON(astext_type=sa.Text()), nullable=True),
+        sa.Column("status_details", sa.Text(), nullable=True),
         sa.Column("lines", sa.Integer(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
@@ -77,6 +86,13 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_files")),
     )
+    op.create_table(
+        "loose_artifacts",
+        sa.Column("artifact", sa.Text(), nullable=False),
+        sa.Column("since", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("artifact", name=op.f("pk_loose_artifacts")),
+    )
+    op.create_index(op.f("ix_loose_artifacts_since"), "loose_artifacts", ["since"], unique=False)
     op.create_index(op.f("ix_files_artifact"), "files", ["artifact"], unique=False)
     op.create_index(
         "ix_files_expires_at",
@@ -105,6 +121,7 @@ def upgrade() -> None:
         sa.Column("old_secret", sa.Text(), nullable=True),
         sa.Column("old_secret_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("updated_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("disabled_at", sa.DateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
             ["owner_id"], ["owners.id"], name=op.f("fk_webhook_endpoints_owner_id"), ondelete="CASCADE"
@@ -126,17 +143,18 @@ def upgrade() -> None:
     )
     op.create_table(
         "creates",
-        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("resource_id", sa.Text(), nullable=False),
         sa.Column("api_key_id", sa.BigInteger(), nullable=False),
         sa.Column("path", sa.Text(), nullable=False),
         sa.Column("digest", sa.LargeBinary(), nullable=False),
         sa.Column("idempotency_key", sa.Text(), nullable=True),
-        sa.Column("resource_id", sa.Text(), nullable=False),
+        sa.Column("retries", sa.Integer(), nullable=False),
+        sa.Column("waiters", sa.Integer(), server_default="1", nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.ForeignKeyConstraint(
             ["api_key_id"], ["api_keys.id"], name=op.f("fk_creates_api_key_id"), ondelete="CASCADE"
         ),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_creates")),
+        sa.PrimaryKeyConstraint("resource_id", name=op.f("pk_creates")),
     )
     op.create_index("ix_creates_api_key_id_digest", "creates", ["api_key_id", "digest"], unique=False)
     op.create_index("ix_creates_created_at", "creates", ["created_at"], unique=False)
@@ -153,6 +171,7 @@ def upgrade() -> None:
         sa.Column("owner_id", sa.BigInteger(), nullable=False),
         sa.Column("endpoint_id", sa.Text(), nullable=True),
         sa.Column("url", sa.Text(), nullable=True),
+        sa.Column("api_key_id", sa.BigInteger(), nullable=True),
         sa.Column("type", sa.Text(), nullable=False),
         sa.Column("resource_id", sa.Text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
@@ -222,7 +241,7 @@ def upgrade() -> None:
         "jobs",
         ["api_key_id", "state"],
         unique=False,
-        postgresql_where=sa.text("state IN ('queued', 'running')"),
+        postgresql_where=sa.text("batch_id IS NULL AND state IN ('queued', 'running')"),
     )
     op.create_index(
         "ix_jobs_batch_id_line",
@@ -271,7 +290,7 @@ def downgrade() -> None:
     op.drop_index(
         "ix_jobs_api_key_id_state",
         table_name="jobs",
-        postgresql_where=sa.text("state IN ('queued', 'running')"),
+        postgresql_where=sa.text("batch_id IS NULL AND state IN ('queued', 'running')"),
     )
     op.drop_column("jobs", "progress")
     op.drop_column("jobs", "conversation")
@@ -311,8 +330,11 @@ def downgrade() -> None:
         "ix_files_expires_at", table_name="files", postgresql_where=sa.text("expires_at IS NOT NULL")
     )
     op.drop_index(op.f("ix_files_artifact"), table_name="files")
+    op.drop_index(op.f("ix_loose_artifacts_since"), table_name="loose_artifacts")
+    op.drop_table("loose_artifacts")
     op.drop_table("files")
     op.drop_index("ix_batches_owner_id_seq", table_name="batches")
+    op.drop_index("ix_batches_has_lines", table_name="batches", postgresql_where=sa.text("has_lines"))
     op.drop_index(
         "ix_batches_open",
         table_name="batches",

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,10 @@ from jobs.settings import Settings
 from stack.processes import APP, SERVERS, supervisor
 from tests.conftest import ROOT, wait_for
 
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}\n# {{ message.role }}\n{{ message.content }}{% endfor %}"
+    "{% if add_generation_prompt %}\n# assistant\n{% endif %}"
+)
 FINAL = {"completed", "incomplete", "failed", "cancelled"}
 
 
@@ -117,7 +122,11 @@ def start_stack(var_dir: Path, **environment: str) -> RunningStack:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    """A stack with short leases, for everybody."""
-    running = start_stack(tmp_path_factory.mktemp("stack"), LEASE_SECONDS="4", HEARTBEAT_SECONDS="1")
+    """A stack with short leases, for everybody; `chatty` is the starter with a chat template."""
+    folder = tmp_path_factory.mktemp("stack")
+    shutil.copytree(ROOT / "models" / "starter", folder / "chatty")
+    (folder / "chatty" / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    models = f"starter=models/starter,chatty={folder / 'chatty'}"
+    running = start_stack(folder / "var", MODELS=models, LEASE_SECONDS="4", HEARTBEAT_SECONDS="1")
     yield running
     assert running.stop() == 0

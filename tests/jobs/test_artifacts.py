@@ -1,17 +1,31 @@
 """Bytes under the name of their hash."""
 
+import errno
 import hashlib
+import os
+import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.local import LocalFileOpener
 
 from jobs.artifacts import ArtifactStore
+from jobs.errors import StorageFailed
+from jobs.settings import Settings
+
+DAY = timedelta(days=1)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore((tmp_path / "the artifacts").as_uri())
+    return ArtifactStore(Settings(var_dir=tmp_path / "the folder").artifacts)
+
+
+def files_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("data", [b"", b"text", bytes(range(256)) * 5000])
@@ -23,7 +37,7 @@ def test_what_was_put_can_be_got_by_its_hash(store: ArtifactStore, data: bytes) 
 
 def test_putting_the_same_twice_is_the_same_as_once(store: ArtifactStore, tmp_path: Path) -> None:
     assert store.put(b"same") == store.put(b"same")
-    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
+    assert len(files_in(tmp_path)) == 1
 
 
 def test_many_may_put_the_same_at_once_and_no_half_file_is_left(store: ArtifactStore, tmp_path: Path) -> None:
@@ -32,22 +46,72 @@ def test_many_may_put_the_same_at_once_and_no_half_file_is_left(store: ArtifactS
         names = set(pool.map(lambda _: store.put(data), range(16)))
     [name] = names
     assert store.get(name) == data
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [name]
+    assert files_in(tmp_path) == [name]
 
 
-def test_a_write_that_dies_half_way_leaves_nothing_under_the_name(
-    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+def test_a_write_that_dies_half_way_leaves_nothing(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(_path: str, _to: str) -> None:
-        raise OSError("No space left on device")
+    def die(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(store._files, "mv", die)
-    with pytest.raises(OSError, match="No space"):
-        store.put(b"data")
-    with pytest.raises(FileNotFoundError):
-        store.get(hashlib.sha256(b"data").hexdigest())
-    monkeypatch.undo()
+    for owner, method in ((LocalFileOpener, "write"), (LocalFileOpener, "flush"), (store._files, "mv")):
+        with monkeypatch.context() as broken:
+            broken.setattr(owner, method, die)
+            with pytest.raises(StorageFailed, match="No space left on device"):
+                store.put(b"data")
+        assert files_in(tmp_path) == [], method
+        with pytest.raises(FileNotFoundError):
+            store.get(hashlib.sha256(b"data").hexdigest())
     assert store.get(store.put(b"data")) == b"data"
+
+
+def test_what_is_written_piece_by_piece_is_there_once_it_is_kept(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    pieces = [b"a" * 100_000, b"", b"b"]
+    with store.writer() as writer:
+        for piece in pieces:
+            writer.write(piece)
+        with pytest.raises(FileNotFoundError):
+            store.get(writer.name)
+        name = writer.keep()
+    assert (writer.size, name) == (100_001, store.put_stream(pieces))
+    assert files_in(tmp_path) == [name]
+    with store.open(name) as stream:
+        stream.seek(99_999)
+        assert stream.read() == b"ab"
+
+
+def test_what_is_not_kept_is_gone_at_the_end(store: ArtifactStore, tmp_path: Path) -> None:
+    with store.writer() as writer:
+        writer.write(b"data")
+    with pytest.raises(ZeroDivisionError), store.writer() as writer:
+        writer.write(b"data" * (1 // 0))
+    assert files_in(tmp_path) == []
+
+
+def test_what_a_killed_writer_left_goes_after_a_day(store: ArtifactStore, tmp_path: Path) -> None:
+    assert store.remove_abandoned(DAY) == 0
+    kept = store.put(b"kept")
+    with store.writer() as writer:
+        writer.write(b"data")
+        [left] = (tmp_path / "the folder" / "artifacts" / "aside").iterdir()
+        shutil.copy(left, old := left.with_name("old"))
+        os.utime(old, (0, time.time() - 25 * 3600))
+        assert store.remove_abandoned(DAY) == 1
+        assert writer.keep() == hashlib.sha256(b"data").hexdigest(), "this one still wrote"
+    assert store.get(kept) == b"kept"
+
+
+def test_what_was_removed_is_gone_and_may_be_removed_again(store: ArtifactStore) -> None:
+    name = store.put(b"data")
+    store.remove(name)
+    store.remove(name)
+    with pytest.raises(FileNotFoundError):
+        store.get(name)
+    with pytest.raises(FileNotFoundError):
+        store.open(name)
 
 
 @pytest.mark.parametrize(
@@ -61,3 +125,10 @@ def test_a_name_that_is_no_artifact_is_not_found(store: ArtifactStore, name: str
 def test_a_store_need_not_be_a_folder() -> None:
     store = ArtifactStore("memory://bucket/penstock")
     assert store.get(store.put(b"data")) == b"data"
+    with store.writer() as writer:
+        writer.write(b"more")
+        writer.keep()
+    with store.open(writer.name) as stream:
+        assert stream.read() == b"more"
+    store.remove(writer.name)
+    assert store.remove_abandoned(DAY) == 0

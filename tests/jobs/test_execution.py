@@ -88,6 +88,8 @@ def test_every_error_has_a_code_of_its_own_that_never_changes() -> None:
     codes = {error.__name__: error.code for error in JobError.__subclasses__()}
     assert codes == {
         "InvalidPrompt": "invalid_prompt",
+        "InvalidTrainingFile": "invalid_training_file",
+        "InvalidValidationFile": "invalid_validation_file",
         "ModelUnavailable": "model_unavailable",
         "NumericalError": "numerical_error",
         "OutOfMemory": "out_of_memory",

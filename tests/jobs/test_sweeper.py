@@ -150,12 +150,14 @@ def test_prune_deletes_what_is_past_its_time_with_its_events_and_keeps_the_rest(
     assert sweeper.prune(database, MONTH) == 0
 
 
-def test_a_job_that_is_not_to_be_stored_goes_after_an_hour(database: Database, owner: int) -> None:
-    samples.finished(database, owner, "read by now", HOUR + timedelta(minutes=1), stored=False)
-    samples.finished(database, owner, "perhaps still read", HOUR - timedelta(minutes=1), stored=False)
-    samples.finished(database, owner, "stored", HOUR + timedelta(minutes=1))
+def test_a_job_that_is_not_to_be_stored_goes_when_no_retry_can_ask_for_it(
+    database: Database, owner: int
+) -> None:
+    samples.finished(database, owner, "read by now", timedelta(minutes=11), stored=False)
+    samples.finished(database, owner, "perhaps asked for again", timedelta(minutes=9), stored=False)
+    samples.finished(database, owner, "stored", timedelta(minutes=11))
     assert sweeper.prune(database, MONTH) == 1
-    assert set(samples.states(database)) == {"perhaps still read", "stored"}
+    assert set(samples.states(database)) == {"perhaps asked for again", "stored"}
 
 
 def test_prune_goes_on_until_nothing_is_left(

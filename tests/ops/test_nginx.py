@@ -43,3 +43,11 @@ def test_nginx_writes_only_where_a_read_only_root_lets_it() -> None:
     written = re.findall(r"(?:_temp_path|pid) (\S+);", CONFIGURATION)
     assert len(written) == 6
     assert all(path.startswith("/tmp/") for path in written)
+
+
+def test_only_files_may_be_large_and_they_go_through_unbuffered() -> None:
+    places = dict(re.findall(r"location (= /v1/files|/) \{(.*?)\n        \}", CONFIGURATION, flags=re.DOTALL))
+    assert "client_max_body_size @FILE_KB@k;" in places["= /v1/files"]
+    assert "proxy_request_buffering off;" in places["= /v1/files"]
+    assert places["/"].split() == ["proxy_pass", "$web;"]
+    assert CONFIGURATION.count("client_max_body_size") == 2

@@ -220,7 +220,7 @@ class FakeWorker:
         ending = execution.ending(job, outcome, max_failures=1)
         with self._database.transaction() as connection:
             lifecycle.settle(connection, [ending])
-        if self.speaks:
+        if self.speaks and not ending.again:
             self._signals.hint(ENDED, [job.claim.job_id])
 
     def one(self, outcome: Any) -> ClaimedJob:

@@ -4,12 +4,12 @@ import time
 
 import pytest
 from flask import Flask
-from sqlalchemy import text
 
 from jobs import keys
 from jobs.database import Database
 from tests.conftest import wait_for
 from tests.web.conftest import Caller, rows, the_error
+from web import auth
 
 PUBLIC = {"/", "/healthz", "/readyz", "/static/<path:filename>"}
 
@@ -57,11 +57,26 @@ def test_a_revoked_key_stops_within_five_seconds(app: Flask, key: str, offered: 
     assert time.monotonic() - start < 5
 
 
-def test_a_key_without_the_scope_is_refused(app: Flask, key: str, offered: Database) -> None:
+@pytest.mark.parametrize("scope", ["inference", "training", "admin"])
+def test_every_route_needs_a_scope_that_was_decided_for_it(app: Flask, offered: Database, scope: str) -> None:
     with offered.transaction() as connection:
-        connection.execute(text("UPDATE api_keys SET scopes = '{training}'"))
-    answer = Caller(app, key).get("/v1/models")
-    assert "inference" in the_error(answer, 403, None)["message"]
+        caller = Caller(app, keys.issue(connection, "somebody", [scope]))
+    for method, rule in routes(app):
+        subject = rule.removeprefix("/v1/").split("/")[0]
+        assert subject in auth.SCOPES, f"say in web/auth.py which scopes {rule} needs"
+        answer = caller.send(method, rule)
+        allowed = scope in auth.SCOPES[subject]
+        assert (answer.status_code == 403) is not allowed, (method, rule)
+        if not allowed and method != "HEAD":
+            assert "Use a key with that scope" in the_error(answer, 403, None)["message"]
+
+
+def test_generating_fine_tuning_and_administration_are_apart() -> None:
+    needs = {subject: scopes - {"admin"} for subject, scopes in auth.SCOPES.items()}
+    assert needs.pop("fine_tuning") == {"training"}
+    assert needs.pop("files") == needs.pop("usage") == {"inference", "training"}
+    assert all(scopes == {"inference"} for scopes in needs.values())
+    assert [subject for subject, scopes in auth.SCOPES.items() if "admin" in scopes] == ["usage"]
 
 
 def test_a_foreign_response_is_like_a_missing_one(app: Flask, caller: Caller, stranger: Caller) -> None:

@@ -19,7 +19,7 @@ from jobs.settings import Settings
 from jobs.tables import jobs
 from tests.web.conftest import Caller, issue, offer_models, rows, the_error
 
-RESPONSES, COMPLETIONS = "/v1/responses", "/v1/completions"
+RESPONSES, COMPLETIONS, CHAT = "/v1/responses", "/v1/completions", "/v1/chat/completions"
 NOT_YET = "unsupported_parameter"
 
 
@@ -57,9 +57,9 @@ BOTH = {
     "negative seed": Case({"seed": -1}, "seed", "integer_below_min_value", ">= 0"),
     "huge seed": Case({"seed": 2**63}, "seed", "integer_above_max_value", str(2**63 - 1)),
     "seed of an object": Case({"seed": {}}, "seed", "invalid_type", "got an object"),
-    "no tokens": Case({"max_tokens": 0}, "max_tokens", "integer_below_min_value", ">= 1"),
+    "fewer than no tokens": Case({"max_tokens": -1}, "max_tokens", "integer_below_min_value", ">= "),
     "true tokens": Case({"max_tokens": True}, "max_tokens", "invalid_type", "got a boolean"),
-    "too many tokens": Case({"max_tokens": 64}, "max_tokens", "context_length_exceeded", "at most 63"),
+    "too many tokens": Case({"max_tokens": 64}, "max_tokens", "context_length_exceeded", "Send at most"),
     "min over max": Case(
         {"max_tokens": 5, "min_tokens": 6}, "min_tokens", "integer_above_max_value", "at most 5"
     ),
@@ -70,8 +70,7 @@ BOTH = {
     "long stop": Case({"stop": ["x" * 257]}, "stop[0]", "string_above_max_length", "at most 256"),
     "stop of numbers": Case({"stop": [1]}, "stop[0]", "invalid_type", "expected a string"),
     "stop of an object": Case({"stop": {}}, "stop", "invalid_type", "expected an array"),
-    "stream": Case({"stream": True}, "stream", "unsupported_value", "not available yet"),
-    "stream in words": Case({"stream": "yes"}, "stream", "invalid_value", "Send False"),
+    "stream in words": Case({"stream": "yes"}, "stream", "invalid_type", "expected a boolean"),
     "bias of words": Case({"logit_bias": {"def": 5}}, "logit_bias", "invalid_value", "by token id"),
     "bias of no token": Case({"logit_bias": {"300": 5}}, "logit_bias", "invalid_value", "from 0 to 299"),
     "strong bias": Case({"logit_bias": {"1": 101}}, "logit_bias.1", "decimal_above_max_value", "<= 100"),
@@ -97,7 +96,6 @@ BOTH = {
     "no beams": Case({"length_penalty": 2}, "length_penalty", "unsupported_value", "Send 'num_beams' too"),
     "early": Case({"early_stopping": "soon"}, "early_stopping", "invalid_value", '"never"'),
     "early without beams": Case({"early_stopping": True}, "early_stopping", "unsupported_value", "num_beams"),
-    "stream options": Case({"stream_options": {}}, "stream_options", NOT_YET, "Leave it out"),
     "user": Case({"user": 5}, "user", "invalid_type", "expected a string"),
 }
 
@@ -157,7 +155,7 @@ OF_RESPONSES = {
     "metadata as a list": Case({"metadata": []}, "metadata", "invalid_type", "an object"),
     "tools": Case({"tools": [{"type": "web_search"}]}, "tools", NOT_YET, "Leave it out"),
     "tool_choice": Case({"tool_choice": "required"}, "tool_choice", "invalid_value", "'auto' or 'none'"),
-    "truncation": Case({"truncation": "auto"}, "truncation", "unsupported_value", '"disabled"'),
+    "truncation": Case({"truncation": "some"}, "truncation", "invalid_value", "Send 'auto' or 'disabled'"),
     "top logprobs": Case({"top_logprobs": 21}, "top_logprobs", "integer_above_max_value", "<= 20"),
     "logprobs": Case({"logprobs": 1}, "logprobs", NOT_YET, "'logprobs' is not supported yet. Leave it out."),
     "logprobs of beams": Case(
@@ -167,11 +165,34 @@ OF_RESPONSES = {
     "n": Case({"n": 2}, "n", "unknown_parameter", "Leave it out"),
     "tier": Case({"service_tier": "flex"}, "service_tier", "unsupported_value", '"auto" or "default"'),
     "json": Case({"text": {"format": {"type": "json_object"}}}, "text", "unsupported_value", "text"),
-    "a chain": Case({"previous_response_id": "resp_1"}, "previous_response_id", NOT_YET, "Leave it out"),
+    "a chain": Case(
+        {"model": "org/chat", "previous_response_id": "resp_1"},
+        "previous_response_id",
+        "previous_response_not_found",
+        "not found",
+    ),
     "reasoning": Case({"reasoning": {"effort": "low"}}, "reasoning", NOT_YET, "Leave it out"),
     "template that refuses": Case(
         {"model": "org/chat", "input": "a" * 200}, "input", "context_length_exceeded", "at most 63"
     ),
+}
+
+OF_CHOICES = {
+    "n": Case({"n": 129}, "n", "integer_above_max_value", "<= 128"),
+    "no n": Case({"n": 0}, "n", "integer_below_min_value", ">= 1"),
+    "more texts than beams": Case({"num_beams": 2, "n": 3}, "n", "integer_above_max_value", "at most 2"),
+    "a streamed search": Case({"num_beams": 2, "stream": True}, "num_beams", "unsupported_value", "streamed"),
+    "stream options": Case({"stream_options": {}}, "stream_options", "unsupported_value", "'stream': true"),
+    "usage in words": Case(
+        {"stream": True, "stream_options": {"include_usage": "yes"}},
+        "stream_options.include_usage",
+        "invalid_type",
+        "a boolean",
+    ),
+    "another stream option": Case(
+        {"stream": True, "stream_options": {"x": 1}}, "stream_options.x", "unknown_parameter", "Leave it out"
+    ),
+    "background": Case({"background": True}, "background", "unknown_parameter", "Leave it out"),
 }
 
 OF_COMPLETIONS = {
@@ -189,8 +210,6 @@ OF_COMPLETIONS = {
     "one too long": Case({"prompt": ["a", "q " * 64]}, "prompt", "context_length_exceeded", "at most 63"),
     "NUL": Case({"prompt": ["a", "b\0"]}, "prompt[1]", "invalid_value", "NUL"),
     "129 prompts": Case({"prompt": ["a"] * 129}, "prompt", "array_above_max_length", "at most 128"),
-    "n": Case({"n": 129}, "n", "integer_above_max_value", "<= 128"),
-    "no n": Case({"n": 0}, "n", "integer_below_min_value", ">= 1"),
     "prompts times n": Case({"prompt": ["a"] * 3, "n": 43}, "n", "integer_above_max_value", "at most 42"),
     "echo": Case({"echo": "yes"}, "echo", "invalid_type", "expected a boolean"),
     "best_of": Case({"best_of": 21}, "best_of", "integer_above_max_value", "<= 20"),
@@ -200,10 +219,97 @@ OF_COMPLETIONS = {
     ),
     "beams and best_of": Case({"num_beams": 2, "best_of": 2}, "best_of", "unsupported_value", "beam search"),
     "beams and logprobs": Case({"num_beams": 2, "logprobs": 0}, "logprobs", "unsupported_value", "beam"),
-    "more texts than beams": Case({"num_beams": 2, "n": 3}, "n", "integer_above_max_value", "at most 2"),
+    "no best of": Case({"best_of": 0}, "best_of", "integer_below_min_value", ">= 1"),
+    "a streamed choice": Case({"best_of": 2, "stream": True}, "best_of", "unsupported_value", "streamed"),
+    "beams of nothing": Case(
+        {"num_beams": 2, "max_tokens": 0}, "max_tokens", "integer_below_min_value", "Send 1 at least"
+    ),
+    "a minimum of nothing": Case(
+        {"min_tokens": 1, "max_tokens": 0}, "min_tokens", "integer_above_max_value", "at most 0"
+    ),
+    "too long to be read": Case(
+        {"prompt": [1] * 65, "max_tokens": 0}, "prompt", "context_length_exceeded", "at most 64"
+    ),
     "logprobs": Case({"logprobs": 6}, "logprobs", "integer_above_max_value", "<= 5"),
+    "logprobs in words": Case({"logprobs": True}, "logprobs", "invalid_type", "an integer"),
     "suffix": Case({"suffix": "x"}, "suffix", NOT_YET, "Leave it out"),
-    "background": Case({"background": True}, "background", "unknown_parameter", "Leave it out"),
+}
+
+
+def says(**message: Any) -> dict[str, Any]:
+    """A body whose one message is that."""
+    return {"messages": [message]}
+
+
+OF_CHAT = {
+    "no messages": Case({"messages": None}, "messages", "missing_required_parameter", "'messages'"),
+    "empty messages": Case({"messages": []}, "messages", "empty_array", "at least one"),
+    "messages of text": Case({"messages": "hi"}, "messages", "invalid_type", "an array"),
+    "a message of text": Case({"messages": ["hi"]}, "messages[0]", "invalid_type", "an object"),
+    "no role": Case(says(content="a"), "messages[0].role", "missing_required_parameter", "role"),
+    "no content": Case(says(role="user"), "messages[0].content", "missing_required_parameter", "content"),
+    "null content": Case(says(role="user", content=None), "messages[0].content", "invalid_type", "an array"),
+    "no parts": Case(says(role="user", content=[]), "messages[0].content", "empty_array", "at least one"),
+    "a tool": Case(says(role="tool", content="a"), "messages[0].role", "invalid_value", "'user'"),
+    "a function": Case(says(role="function", content="a"), "messages[0].role", "invalid_value", "'user'"),
+    "an image": Case(
+        says(role="user", content=[{"type": "image_url", "image_url": {"url": "x"}}]),
+        "messages[0].content[0]",
+        "unsupported_value",
+        "send type 'text'",
+    ),
+    "a number as text": Case(
+        says(role="user", content=[{"type": "text", "text": 5}]),
+        "messages[0].content[0].text",
+        "invalid_type",
+        "a string",
+    ),
+    "tool calls": Case(
+        says(role="assistant", content="a", tool_calls=[{"id": "1"}]),
+        "messages[0].tool_calls",
+        "unsupported_value",
+        "Leave it out",
+    ),
+    "a refusal": Case(
+        says(role="assistant", content="a", refusal="no"),
+        "messages[0].refusal",
+        "unsupported_value",
+        "Leave it out",
+    ),
+    "unknown in a message": Case(
+        says(role="user", content="a", who=1), "messages[0].who", "unknown_parameter", "Leave it out"
+    ),
+    "NUL": Case(says(role="user", content="a\0"), "messages[0].content", "invalid_value", "NUL"),
+    "too long": Case(
+        says(role="user", content="q " * 64), "messages", "context_length_exceeded", "at most 63"
+    ),
+    "base model": Case({"model": "starter"}, "model", "no_chat_template", "/v1/completions"),
+    "both limits": Case(
+        {"max_tokens": 5, "max_completion_tokens": 5}, "max_tokens", "duplicate_parameter", "one of them"
+    ),
+    "large limit": Case(
+        {"max_completion_tokens": 99}, "max_completion_tokens", "context_length_exceeded", "Send at most"
+    ),
+    "no tokens": Case({"max_tokens": 0}, "max_tokens", "integer_below_min_value", ">= 1"),
+    "logprobs as a number": Case({"logprobs": 1}, "logprobs", "invalid_type", "a boolean"),
+    "top_logprobs alone": Case({"top_logprobs": 2}, "top_logprobs", "unsupported_value", "'logprobs': true"),
+    "top_logprobs": Case(
+        {"logprobs": True, "top_logprobs": 21}, "top_logprobs", "integer_above_max_value", "<= 20"
+    ),
+    "beams and logprobs": Case({"num_beams": 2, "logprobs": True}, "logprobs", "unsupported_value", "beam"),
+    "best_of": Case({"best_of": 2}, "best_of", "unknown_parameter", "Leave it out"),
+    "tools": Case({"tools": [{"type": "function"}]}, "tools", NOT_YET, "Leave it out"),
+    "a tool's choice": Case({"tool_choice": "required"}, "tool_choice", NOT_YET, "Leave it out"),
+    "functions": Case({"functions": [{"name": "f"}]}, "functions", NOT_YET, "Leave it out"),
+    "audio": Case({"audio": {"voice": "ash"}}, "audio", NOT_YET, "Leave it out"),
+    "modalities": Case({"modalities": ["text", "audio"]}, "modalities", NOT_YET, "Leave it out"),
+    "JSON": Case({"response_format": {"type": "json_object"}}, "response_format", NOT_YET, "Leave it out"),
+    "a prediction": Case({"prediction": {"type": "content"}}, "prediction", NOT_YET, "Leave it out"),
+    "the web": Case({"web_search_options": {}}, "web_search_options", NOT_YET, "Leave it out"),
+    "reasoning": Case({"reasoning_effort": "high"}, "reasoning_effort", NOT_YET, "Leave it out"),
+    "tier": Case({"service_tier": "flex"}, "service_tier", "invalid_value", "'auto' or 'default'"),
+    "store": Case({"store": "yes"}, "store", "invalid_type", "a boolean"),
+    "metadata": Case({"metadata": {"k": 1}}, "metadata.k", "invalid_type", "a string"),
 }
 
 
@@ -223,11 +329,13 @@ def cases() -> list[Any]:
     """Every case, with the URL it is sent to and a good request that it spoils."""
     response = {"model": "starter", "input": "d", "background": True}
     completion = {"model": "starter", "prompt": "d"}
+    chat = {"model": "org/chat", "messages": [{"role": "user", "content": "d"}]}
     return [
         pytest.param(path, {**good, **case.fields}, case, id=f"{path[4:]}: {name}")
         for path, good, table in (
             (RESPONSES, response, BOTH | OF_RESPONSES),
-            (COMPLETIONS, completion, BOTH | OF_COMPLETIONS),
+            (COMPLETIONS, completion, BOTH | OF_CHOICES | OF_COMPLETIONS),
+            (CHAT, chat, BOTH | OF_CHOICES | OF_CHAT),
         )
         for name, case in table.items()
     ]
@@ -274,7 +382,7 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("path", [RESPONSES, COMPLETIONS])
+@pytest.mark.parametrize("path", [RESPONSES, COMPLETIONS, CHAT])
 @pytest.mark.parametrize("name", BODIES)
 def test_a_body_that_is_no_request_is_refused(house: tuple[Caller, Database], path: str, name: str) -> None:
     caller, database = house
@@ -285,7 +393,7 @@ def test_a_body_that_is_no_request_is_refused(house: tuple[Caller, Database], pa
     assert rows(database) == 0
 
 
-@pytest.mark.parametrize("path", [RESPONSES, COMPLETIONS])
+@pytest.mark.parametrize("path", [RESPONSES, COMPLETIONS, CHAT])
 @pytest.mark.parametrize(
     ("param", "number", "code"),
     [
@@ -303,11 +411,12 @@ def test_a_body_that_is_no_request_is_refused(house: tuple[Caller, Database], pa
 def test_a_number_beyond_all_numbers_is_only_too_large(
     house: tuple[Caller, Database], path: str, param: str, number: str, code: str
 ) -> None:
-    body = '{"model": "starter", "%s": "d", "%s": %s}' % (  # noqa: UP031  braces are JSON's here
-        "input" if path == RESPONSES else "prompt",
-        param,
-        number,
-    )
+    good = {
+        RESPONSES: '"input": "d"',
+        COMPLETIONS: '"prompt": "d"',
+        CHAT: '"messages": [{"role": "user", "content": "d"}]',
+    }[path]
+    body = f'{{"model": "starter", {good}, "{param}": {number}}}'
     error = the_error(house[0].send("POST", path, data=body), 400, code)
     assert error["param"] == param
     assert len(error["message"]) < 300
@@ -326,10 +435,10 @@ def test_a_number_beyond_all_numbers_is_only_too_large(
         ("/v1/responses/resp_0?wait=601", "wait", "decimal_above_max_value"),
         ("/v1/responses/resp_0?wait=nan", "wait", "invalid_value"),
         ("/v1/responses/resp_0?wait=soon", "wait", "invalid_type"),
-        ("/v1/responses/resp_0?stream=true", "stream", NOT_YET),
+        ("/v1/responses/resp_0?stream=maybe", "stream", "invalid_type"),
         ("/v1/responses/resp_0?include[]=x", "include[]", NOT_YET),
         ("/v1/responses/resp_0?include[]=x&include[]=y", "include[]", NOT_YET),
-        ("/v1/responses/resp_0?starting_after=1", "starting_after", NOT_YET),
+        ("/v1/responses/resp_0?starting_after=1", "starting_after", "unsupported_value"),
         ("/v1/models?limit=1", "limit", "unknown_parameter"),
         ("/v1/models/starter?x=1", "x", "unknown_parameter"),
     ],
@@ -345,6 +454,7 @@ def test_a_bad_query_is_told_what_to_send(
     [
         ("POST", RESPONSES),
         ("POST", COMPLETIONS),
+        ("POST", CHAT),
         ("POST", "/v1/responses/resp_0/cancel"),
         ("DELETE", "/v1/responses/resp_0"),
     ],
@@ -386,7 +496,13 @@ LEAVES = st.one_of(
     st.text(),
     st.sampled_from(["starter", "user", "message", "input_text"]),
 )
-NAMES = sorted({name for case in (BOTH | OF_RESPONSES | OF_COMPLETIONS).values() for name in case.fields})
+NAMES = sorted(
+    {
+        name
+        for case in (BOTH | OF_RESPONSES | OF_CHOICES | OF_COMPLETIONS | OF_CHAT).values()
+        for name in case.fields
+    }
+)
 VALUES = st.recursive(
     LEAVES,
     lambda inner: (
@@ -398,11 +514,15 @@ VALUES = st.recursive(
 
 
 @examples(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-@given(path=st.sampled_from([RESPONSES, COMPLETIONS]), name=st.sampled_from(NAMES), value=VALUES)
+@given(path=st.sampled_from([RESPONSES, COMPLETIONS, CHAT]), name=st.sampled_from(NAMES), value=VALUES)
 def test_whatever_stands_in_a_field_is_taken_or_refused(
     house: tuple[Caller, Database], path: str, name: str, value: Any
 ) -> None:
-    good = {"model": "starter", "input": "d"} if path == RESPONSES else {"model": "starter", "prompt": "d"}
+    good = {
+        RESPONSES: {"model": "starter", "input": "d"},
+        COMPLETIONS: {"model": "starter", "prompt": "d"},
+        CHAT: {"model": "org/chat", "messages": [{"role": "user", "content": "d"}]},
+    }[path]
     body = {**good, name: value, "max_tokens": 999}  # too many: nobody shall wait for an answer
     answer = house[0].send("POST", path, data=json.dumps(body))
     assert answer.status_code in (400, 404), answer.text

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from jobs.attempts import ClaimedJob
 from tests.web.conftest import RECEIPT, Caller, FakeWorker, output
-from web.logprobs import _offsets
+from web.logprobs import Offsets
 
 ASKED = {
     "seed": 5,
@@ -104,7 +104,7 @@ def said(tokenizer: Tokenizer, prompt: str, text: str) -> dict[str, Any]:
 )
 def test_a_token_begins_where_the_text_has_it(pieces: list[bytes]) -> None:
     text = b"".join(pieces).decode(errors="replace")
-    offsets = _offsets(pieces)
+    offsets = Offsets().follow(pieces)
     assert offsets == sorted(offsets)
     for piece, offset in zip(pieces, offsets, strict=True):
         if piece.isascii():

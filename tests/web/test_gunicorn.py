@@ -18,7 +18,7 @@ from jobs import embedded
 from jobs.database import Database
 from jobs.settings import Settings
 from tests.conftest import ROOT, wait_for
-from web.malformed import Worker
+from web import malformed
 
 CANARY = "canary-7d1f"
 
@@ -48,10 +48,14 @@ class Server:
         except httpx.TransportError:
             return False
 
+    def connect(self) -> socket.socket:
+        """A connection of its own."""
+        host, port = self.address.removeprefix("http://").split(":")
+        return socket.create_connection((host, int(port)), timeout=10)
+
     def raw(self, sent: bytes) -> str:
         """All that comes back until the server closes the connection."""
-        host, port = self.address.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=10) as client:
+        with self.connect() as client:
             client.sendall(sent)
             client.shutdown(socket.SHUT_WR)
             with client.makefile("rb") as answer:
@@ -115,7 +119,7 @@ def test_what_is_no_request_gets_the_error_object_too(server: Server, key: str) 
 def test_a_crash_outside_the_application_shows_no_trace() -> None:
     server_end, client_end = socket.socketpair()
     with server_end, client_end:
-        Worker.handle_error(object.__new__(Worker), None, server_end, ("", 0), ZeroDivisionError("by zero"))
+        malformed.answer(server_end, ZeroDivisionError("by zero"))
         head, _, body = client_end.recv(10_000).decode().partition("\r\n\r\n")
     assert head.startswith("HTTP/1.1 500 ")
     assert json.loads(body)["error"]["type"] == "server_error"

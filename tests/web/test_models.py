@@ -82,3 +82,60 @@ def test_without_a_worker_there_is_no_model(settings: Settings, offered: Databas
         answer = Caller(app, key).post("/v1/completions", model="starter")
         assert "No worker offers" in the_error(answer, 404, "model_not_found")["message"]
         assert Caller(app, key).get("/v1/models").get_json()["data"] == []
+
+
+def fine_tune(database: Database, owner: str) -> str:
+    """A fine-tuned model of an owner, offered by the worker that offers the others."""
+    name = "ft:starter:org:mine:abc"
+    made = text("""
+        INSERT INTO model_versions (name, digest, quantization, parameters, context, vocab_size, eos_token_id,
+          tokenizer, owner_id, job_id)
+        SELECT :name, 'd', 'int8', 1, 64, 300, 0, tokenizer, (SELECT id FROM owners WHERE name = :owner), 'f'
+        FROM model_versions WHERE name = 'starter' RETURNING id""")
+    offer = text("INSERT INTO offers (worker, name, version_id, slots) VALUES ('worker', :name, :id, 8)")
+    with database.transaction() as connection:
+        version = connection.execute(made, {"name": name, "owner": owner}).scalar_one()
+        connection.execute(offer, {"name": name, "id": version})
+    return name
+
+
+def test_a_fine_tuned_model_is_its_owners_alone(
+    settings: Settings, offered: Database, key: str, foreign_key: str
+) -> None:
+    name = fine_tune(offered, "somebody")
+    with opened(settings) as app:
+        owner, stranger = Caller(app, key), Caller(app, foreign_key)
+        assert owner.get(f"/v1/models/{name}").get_json()["id"] == name
+        assert name in [model["id"] for model in owner.get("/v1/models").get_json()["data"]]
+        assert name not in stranger.get("/v1/models").text
+        for answer in (
+            stranger.get(f"/v1/models/{name}"),
+            stranger.delete(f"/v1/models/{name}"),
+            stranger.post("/v1/responses", model=name, input="a", background=True),
+        ):
+            said = the_error(answer, 404, "model_not_found")["message"]
+            assert said == f"The model '{name}' does not exist. Send one of 'org/chat', 'starter'."
+
+
+def test_a_fine_tuned_model_is_deleted_once_nobody_needs_it(
+    settings: Settings, offered: Database, key: str
+) -> None:
+    name = fine_tune(offered, "somebody")
+    with opened(settings) as app:
+        caller = Caller(app, key)
+        made = caller.post("/v1/responses", model=name, input="a", background=True).get_json()
+        refused = caller.delete(f"/v1/models/{name}")
+        assert made["id"] in the_error(refused, 409, "model_in_use")["message"]
+        assert refused.headers["x-should-retry"] == "false"
+        caller.post(f"/v1/responses/{made['id']}/cancel")
+        assert caller.delete(f"/v1/models/{name}").get_json() == {
+            "id": name,
+            "object": "model",
+            "deleted": True,
+        }
+        the_error(caller.get(f"/v1/models/{name}"), 404, "model_not_found")
+
+
+def test_only_fine_tuned_models_are_deleted(caller: Caller) -> None:
+    the_error(caller.delete("/v1/models/starter"), 403, "model_not_deletable")
+    the_error(caller.delete("/v1/models/nope"), 404, "model_not_found")

@@ -2,12 +2,14 @@
 
 import threading
 import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from flask import Flask
 from sqlalchemy import text
 
+from jobs import sweeper
 from jobs.database import Database
 from jobs.errors import InvalidPrompt, NumericalError
 from jobs.inputs import Sampling
@@ -178,14 +180,18 @@ def test_interactive_work_passes_background_work(
     assert [job.input["prompts"] for job in found] == [["x"], ["def"]]
 
 
-def test_a_response_that_is_not_stored_leaves_nothing(
-    caller: Caller, worker: FakeWorker, offered: Database
+def test_a_response_that_is_not_stored_leaves_nothing_to_be_seen(
+    caller: Caller, worker: FakeWorker, offered: Database, settings: Settings
 ) -> None:
     worker.start(lambda job: output("t"))
     answer = caller.post("/v1/responses", model="starter", input="x", store=False)
     assert answer.get_json()["output"][0]["content"][0]["text"] == "t"
     assert caller.get(f"/v1/responses/{answer.get_json()['id']}").status_code == 404
-    assert rows(offered) == 0
+    assert caller.get("/v1/responses").get_json()["data"] == []
+    assert rows(offered) == 1  # a retry of this call is answered with it
+    with offered.transaction() as connection:
+        connection.execute(text("UPDATE jobs SET finished_at = now() - interval '11 minutes'"))
+    assert sweeper.prune(offered, timedelta(days=30)) == 1
 
 
 def test_a_long_poll_returns_as_soon_as_the_job_ends(
@@ -223,8 +229,8 @@ def test_a_long_poll_sees_an_end_that_redis_did_not_tell(caller: Caller, worker:
     timer.join()
 
 
-def test_those_who_wait_leave_threads_for_others(settings: Settings, offered: Database, key: str) -> None:
-    with opened(Settings(var_dir=settings.var_dir, web_threads=1)) as app:
+def test_those_who_wait_leave_connections_for_others(settings: Settings, offered: Database, key: str) -> None:
+    with opened(Settings(var_dir=settings.var_dir, web_connections=1)) as app:
         _one_place(app, Caller(app, key), offered)
 
 
@@ -232,7 +238,7 @@ def _one_place(app: Flask, caller: Caller, offered: Database) -> None:
     made = submit(caller)
     poll = threading.Thread(target=caller.get, args=(f"/v1/responses/{made['id']}?wait=1.5",))
     poll.start()
-    wait_for(lambda: app.extensions["penstock"].waiting._bells)
+    wait_for(lambda: app.extensions["penstock"].waiting._watches)
     start = time.monotonic()
     assert caller.get(f"/v1/responses/{made['id']}?wait=20").get_json()["status"] == "queued"
     refused = caller.post("/v1/responses", model="starter", input="x")

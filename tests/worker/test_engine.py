@@ -338,6 +338,35 @@ def test_an_echo_says_how_likely_the_prompt_was(
         assert sequence.shared == 0
 
 
+@pytest.mark.parametrize("chunks", [8, 300])
+def test_a_prompt_can_be_scored_without_a_word_being_said(
+    gpt2: GPT2LMHeadModel, make_engine: MakeEngine, chunks: int
+) -> None:
+    engine = make_engine(slots=3, token_budget=chunks)
+    prompts = [*random_prompts(5), equally_long(1, CONTEXT)[0]]
+    scored = [greedy(prompt, 0, logprobs=1) for prompt in prompts]
+    for sequence in scored:
+        sequence.echo = True
+    drawn = Sequence([5, 6], Sampling(max_tokens=0, seed=1, stop=("a",)))
+    run(engine, [*scored[:3], greedy([5], 9), silent := greedy([5, 6], 0), drawn, *scored[3:]])
+    for sequence in scored:
+        with torch.inference_mode():
+            expected = gpt2(torch.tensor([sequence.prompt])).logits[0].log_softmax(-1)
+        told = [one.logprob for one in sequence.prompt_logprobs if one is not None]
+        assert told == pytest.approx(
+            [float(expected[place, token]) for place, token in enumerate(sequence.prompt[1:])], abs=1e-4
+        )
+    for sequence in (*scored, silent, drawn):
+        assert (sequence.tokens, sequence.logprobs, sequence.cumulative) == ([], [], 0.0)
+        assert (sequence.text, sequence.finish_reason, sequence.error) == ("", "length", None)
+    assert (engine.idle, engine.free) == (True, 3)
+
+
+def test_a_beam_search_has_to_say_something(make_engine: MakeEngine) -> None:
+    with pytest.raises(InvalidPrompt, match="max_tokens of 1"):
+        make_engine().submit(greedy([5], 0, num_beams=2))
+
+
 def test_a_stop_token_ends_a_sequence_whatever_else_is_ignored(make_engine: MakeEngine) -> None:
     run(make_engine(), [free := greedy([5, 6], 9, ignore_eos=True)])
     end = free.tokens[4]

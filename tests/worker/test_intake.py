@@ -181,6 +181,16 @@ def test_log_probabilities_and_the_prompt_are_stored_where_asked_for(bench: Benc
     assert [one["token"] for one in sequence["prompt_logprobs"][1:]] == [6, 7]
 
 
+def test_the_score_of_a_prompt_is_stored_without_a_text(bench: Bench) -> None:
+    bench.submit("a", prompts=[[5, 6, 7]], task={"echo": True, "n": 2}, logprobs=0, max_tokens=0)
+    output = bench.said("a")
+    assert (output["prompt_tokens"], output["output_tokens"]) == (3, 0)
+    for sequence in output["sequences"]:
+        assert [one and one["token"] for one in sequence["prompt_logprobs"]] == [None, 6, 7]
+        assert (sequence["text"], sequence["tokens"], sequence["logprobs"]) == ("", [], [])
+        assert sequence["finish_reason"] == "length"
+
+
 def test_the_best_beams_are_returned_best_first(bench: Bench) -> None:
     beams = {"num_beams": 3, "temperature": 0}
     bench.submit("three", prompts=["hello", "you"], task={"n": 3}, **beams)

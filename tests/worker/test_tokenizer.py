@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import jinja2
 import pytest
 from tokenizers import Tokenizer
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from jobs.errors import ModelUnavailable
 from worker.tokenizer import read_chat_template, read_tokenizer
@@ -39,6 +41,22 @@ def test_a_chat_template_is_read_from_either_file(folder: Path) -> None:
     assert read_chat_template(folder) == "old"
     (folder / "chat_template.jinja").write_text("new")
     assert read_chat_template(folder) == "new"
+
+
+def test_a_chat_template_brings_the_special_tokens_that_it_names(folder: Path) -> None:
+    tokens = {"bos_token": "<s>", "eos_token": {"content": '"</s>"', "lstrip": False}, "pad_token": None}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokens))
+    text = "{{ bos_token }}{{ messages[0]['content'] }}{{ eos_token }}{{ pad_token }}"
+    (folder / "chat_template.jinja").write_text(f"\n{text}")
+    (theirs,), _ = render_jinja_template(
+        [[{"content": "a"}]], chat_template=f"\n{text}", bos_token="<s>", eos_token='"</s>"'
+    )
+    template = read_chat_template(folder)
+    assert template is not None
+    assert (
+        jinja2.Environment(trim_blocks=True).from_string(template).render(messages=[{"content": "a"}])
+        == theirs
+    )
 
 
 def test_a_model_without_a_chat_template_has_none(folder: Path) -> None:

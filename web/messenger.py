@@ -1,0 +1,66 @@
+"""The chore that empties the outbox: targets side by side, so that a hanging one holds up only itself."""
+
+import threading
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+import structlog
+
+from jobs import outbox
+from jobs.database import Database
+from jobs.outbox import Delivery
+from web import delivery
+
+log = structlog.get_logger(__name__)
+
+_SIDE_BY_SIDE = 16
+_LOOK_SECONDS = 0.5  # what falls due while others are on their way waits for no answer of theirs
+_GONE = 410
+
+_sending = threading.Lock()
+
+
+def deliver(database: Database, allow_private: bool) -> int:
+    """Send what is due until nothing is; return how many were delivered. One at a time in a process."""
+    if not _sending.acquire(blocking=False):
+        return 0  # the other one will find it
+    try:
+        return _deliver(database, allow_private)
+    finally:
+        _sending.release()
+
+
+def _deliver(database: Database, allow_private: bool) -> int:
+    done, running = 0, dict[Future[bool], Delivery]()
+    with ThreadPoolExecutor(_SIDE_BY_SIDE, "messenger") as pool:
+        while True:
+            with database.transaction() as connection:
+                busy = [each.target for each in running.values()]
+                claimed = outbox.claim(connection, busy, _SIDE_BY_SIDE - len(running))
+            running |= {pool.submit(_attempt, database, each, allow_private): each for each in claimed}
+            if not running:
+                return done
+            for future in wait(running, _LOOK_SECONDS, FIRST_COMPLETED).done:
+                done += future.result()
+                del running[future]
+
+
+def _attempt(database: Database, each: Delivery, allow_private: bool) -> bool:
+    try:
+        status = delivery.send(each, allow_private)
+        error = None if 200 <= status < 300 else f"status {status}"
+    except delivery.Undelivered as undelivered:
+        status, error = 0, str(undelivered)
+    said = log.bind(webhook_id=each.id, type=each.type, attempt=each.attempt)
+    with database.transaction() as connection:
+        if error is None:
+            outbox.delivered(connection, each)
+            said.info("webhook delivered")
+        elif status == _GONE:
+            outbox.gone(connection, each)
+            said.warning("webhook's target is gone for good")
+        else:
+            again = outbox.failed(connection, each, error)
+            said.warning(
+                "webhook not delivered", error=error, again_in=again and round(again.total_seconds())
+            )
+    return error is None

@@ -1,0 +1,90 @@
+"""What each route takes and answers, for the OpenAPI document: the models with which its view parses."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from web import answers as a
+from web import files, responses, usage
+from web.batch_request import BatchesQuery, BatchRequest
+from web.chat_request import ChatRequest
+from web.completion_request import CompletionRequest
+from web.file_upload import Form
+from web.fine_tuning_request import CheckpointsQuery, EventsQuery, FineTuningRequest, JobsQuery
+from web.query import Query
+from web.response_request import ResponseRequest
+from web.webhook_requests import EndpointChange, EndpointRequest, EndpointsQuery, Rotation, Trial
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of one URL."""
+
+    answer: Any
+    """The model of its success; None: bytes."""
+    query: type[Query] = Query
+    body: type[BaseModel] | None = None
+    body_required: bool = True
+    refusals: tuple[int, ...] = ()
+    """Statuses beside those that every route of its kind has."""
+    parameters: tuple[dict[str, Any], ...] = ()
+    """Of the query, beside its model."""
+
+
+_METADATA = {
+    "name": "metadata",
+    "in": "query",
+    "style": "deepObject",
+    "explode": True,
+    "description": "Only those that have each of these: metadata[name]=value.",
+    "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+}
+_ONCE = 422  # an idempotency key that came with another body before
+_GONE_WRONG = 500  # the job that a synchronous call waited for
+
+OPERATIONS = {
+    "responses.create": Operation(a.Response, body=ResponseRequest, refusals=(404, _ONCE)),
+    "responses.index": Operation(a.NamedPage[a.Response], responses.IndexQuery, refusals=(404,)),
+    "responses.show": Operation(a.Response, responses.ShowQuery),
+    "responses.cancel": Operation(a.Response),
+    "responses.verify": Operation(a.Response, refusals=(_ONCE,)),
+    "responses.delete": Operation(a.DeletedResponse),
+    "responses.input_items": Operation(a.NamedPage[a.InputItem], responses.ItemsQuery),
+    "completions.create": Operation(a.Completion, body=CompletionRequest, refusals=(404, _ONCE, _GONE_WRONG)),
+    "chat.create": Operation(a.ChatCompletion, body=ChatRequest, refusals=(404, _ONCE, _GONE_WRONG)),
+    "files.create": Operation(a.FileObject, body=Form, refusals=(_ONCE,)),
+    "files.index": Operation(a.NamedPage[a.FileObject], files.IndexQuery, refusals=(404,)),
+    "files.show": Operation(a.FileObject),
+    "files.content": Operation(None, refusals=(416,)),
+    "files.delete": Operation(a.DeletedFile, refusals=(409,)),
+    "batches.create": Operation(a.Batch, body=BatchRequest, refusals=(404, _ONCE)),
+    "batches.index": Operation(a.NamedPage[a.Batch], BatchesQuery, refusals=(404,)),
+    "batches.show": Operation(a.Batch),
+    "batches.cancel": Operation(a.Batch, refusals=(409,)),
+    "fine_tuning.create": Operation(a.FineTuningJob, body=FineTuningRequest, refusals=(404, _ONCE)),
+    "fine_tuning.index": Operation(
+        a.Page[a.FineTuningJob], JobsQuery, refusals=(404,), parameters=(_METADATA,)
+    ),
+    "fine_tuning.show": Operation(a.FineTuningJob),
+    "fine_tuning.cancel": Operation(a.FineTuningJob),
+    "fine_tuning.pause": Operation(a.FineTuningJob),
+    "fine_tuning.resume": Operation(a.FineTuningJob),
+    "fine_tuning.events": Operation(a.Page[a.FineTuningEvent], EventsQuery),
+    "fine_tuning.checkpoints": Operation(a.NamedPage[a.FineTuningCheckpoint], CheckpointsQuery),
+    "models.index": Operation(a.Listing[a.Model]),
+    "models.show": Operation(a.Model),
+    "models.delete": Operation(a.DeletedModel, refusals=(409,)),
+    "webhooks.event_types": Operation(a.Listing[str]),
+    "webhooks.create": Operation(a.WebhookEndpointWithSecret, body=EndpointRequest, refusals=(_ONCE,)),
+    "webhooks.index": Operation(a.NamedPage[a.WebhookEndpoint], EndpointsQuery, refusals=(404,)),
+    "webhooks.show": Operation(a.WebhookEndpoint),
+    "webhooks.change": Operation(a.WebhookEndpoint, body=EndpointChange),
+    "webhooks.delete": Operation(a.DeletedWebhookEndpoint),
+    "webhooks.rotate_secret": Operation(a.WebhookEndpointWithSecret, body=Rotation, body_required=False),
+    "webhooks.test": Operation(a.WebhookTest, body=Trial),
+    "usage.index": Operation(a.UsagePage, usage.UsageQuery),
+    "health.alive": Operation(a.Health),
+    "health.ready": Operation(a.Health, refusals=(503,)),
+}
+"""By the name of the endpoint in Flask."""
