@@ -10,7 +10,7 @@ TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' requirements.txt)
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help demo up key test check format bench bench-web bench-peers bench-engine bench-serving bench-idempotency starter clean
+.PHONY: help demo up key test check format bench bench-web bench-batch bench-peers bench-engine bench-serving bench-idempotency schemathesis starter clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -34,6 +34,10 @@ test: $(VENV)/ready-dev $(CLIENTS) ## run the tests
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; fi
 	@$(BIN)/pytest
 
+EXAMPLES ?= 300
+schemathesis: $(VENV)/ready-dev ## draw many more requests from the OpenAPI document than the tests do (EXAMPLES, 300 of each)
+	@SCHEMATHESIS_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/web/test_schemathesis.py
+
 check: $(VENV)/ready-dev ## format, lint, types, import rules, and that migrations match the tables
 	@$(BIN)/ruff format $(if $(CI),--check) .
 	@$(BIN)/ruff check .
@@ -43,6 +47,9 @@ check: $(VENV)/ready-dev ## format, lint, types, import rules, and that migratio
 
 bench: $(VENV)/ready-dev ## run the benchmarks and print ratios
 	@$(BIN)/python -m bench.stack
+
+bench-batch: $(VENV)/ready-dev ## a batch of 5,000 and of 50,000 lines on an engine that answers at once
+	@$(BIN)/python -m bench.batch $(ARGS)
 
 bench-web: $(VENV)/ready-dev ## what one web process takes and holds, over an empty route (ARGS="--only held")
 	@$(BIN)/python -m bench.web $(ARGS)

@@ -28,6 +28,7 @@ class NewJob:
     request: Mapping[str, Any]
     input: Mapping[str, Any]
     stored: bool = True
+    width: int = 1  # slots that it takes: its sequences
     api_key_id: int | None = None
     batch_id: str | None = None
     line: int | None = None  # of the batch's file, the first is 1
@@ -54,6 +55,8 @@ class ClaimedJob:
     failures: int
     suspect: bool = False  # its workers died; it runs alone
     batch_id: str | None = None  # whose line it is
+    width: int = 1  # slots that it takes
+    followed: bool = False  # another due job came behind it when it was claimed
 
 
 @dataclass(frozen=True)

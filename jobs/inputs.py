@@ -103,3 +103,9 @@ class GenerationInput(BaseModel):
     stream: bool = False  # somebody reads the tokens as they come
     sampling: Sampling
     replay: Replay | None = None
+
+    @property
+    def width(self) -> int:
+        """Its sequences, each of which takes a slot: of a beam search the beams."""
+        beams = self.sampling.num_beams
+        return len(self.prompts) * (beams if beams > 1 else max(self.n, self.best_of or 1))

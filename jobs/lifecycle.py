@@ -27,6 +27,7 @@ from sqlalchemy import (
     literal,
     literal_column,
     null,
+    or_,
     select,
     true,
     update,
@@ -98,13 +99,14 @@ def _kind_of(name: str) -> Any:
 
 
 def claim(
-    connection: Connection, queue: str, model: str, worker: str, lease: timedelta, limit: int
+    connection: Connection, queue: str, model: str, worker: str, lease: timedelta, slots: int
 ) -> list[ClaimedJob]:
-    """Take up to `limit` due jobs, in the order of their turns, passing over those others are taking.
+    """Take the due jobs that fit into `slots` together, but one at least, however wide it is.
 
-    A suspect (see `states.SUSPECT_AFTER`) is left to `claim_suspect`.
+    In the order of their turns, passing over those others are taking. What is locked and does not fit is free
+    again with the caller's commit. A suspect (see `states.SUSPECT_AFTER`) is left to `claim_suspect`.
     """
-    return _claim(connection, queue, model, worker, lease, limit, jobs.c.crashes < SUSPECT_AFTER)
+    return _claim(connection, queue, model, worker, lease, slots, jobs.c.crashes < SUSPECT_AFTER)
 
 
 def claim_suspect(
@@ -311,23 +313,34 @@ def _claim(
     model: str,
     worker: str,
     lease: timedelta,
-    limit: int,
+    slots: int,
     which: ColumnElement[bool],
 ) -> list[ClaimedJob]:
-    due = (  # a CTE: as a plain subquery the planner may run it again and take more than `limit`
-        select(jobs.c.id)
+    due = (  # a CTE: as a plain subquery the planner may run it again and take more than that
+        select(jobs.c.id, jobs.c.width, jobs.c.turn, jobs.c.seq)
         .where(_due(queue, model), which)
         .order_by(jobs.c.turn, jobs.c.seq)
-        .limit(limit)
+        .limit(slots)
         .with_for_update(skip_locked=True)
         .cte("due")
         .prefix_with("MATERIALIZED", dialect="postgresql")
     )
+    order: dict[str, Any] = {"order_by": (due.c.turn, due.c.seq)}
+    line = select(
+        due.c.id,
+        due.c.width,
+        func.sum(due.c.width).over(**order).label("filled"),
+        func.lead(due.c.id).over(**order).is_not(None).label("followed"),
+    ).cte("line")
     rows = _move(
         connection,
         State.RUNNING,
-        jobs.c.id == due.c.id,
-        returning=(jobs.c.model, jobs.c.input, jobs.c.failures, jobs.c.crashes, jobs.c.turn, jobs.c.seq),
+        jobs.c.id == line.c.id,
+        or_(line.c.filled <= slots, line.c.filled == line.c.width),  # what fits, and the first
+        returning=(
+            *(jobs.c.model, jobs.c.input, jobs.c.failures, jobs.c.crashes, jobs.c.turn, jobs.c.seq),
+            *(jobs.c.width, line.c.followed),
+        ),
         attempt=jobs.c.attempt + 1,
         worker=worker,
         lease_until=_NOW + lease,
@@ -342,6 +355,8 @@ def _claim(
             failures=row.failures,
             suspect=row.crashes >= SUSPECT_AFTER,
             batch_id=row.batch_id,
+            width=row.width,
+            followed=row.followed,
         )
         for row in rows
     ]

@@ -206,6 +206,7 @@ jobs = Table(
     Column("line", Integer),  # of the batch's file, the first is 1
     Column("custom_id", Text),  # of that line
     Column("webhook", _optional),  # {url, events} to tell of its end, beside the owner's endpoints
+    Column("width", Integer, nullable=False, server_default="1"),  # slots that it takes: its sequences
     Column("stored", Boolean, nullable=False),  # false: gone once its caller was answered
     # json, not jsonb: it keeps every text that a tokenizer can write, NUL included, and the order of keys
     Column("request", JSON, nullable=False),  # what the resource echoes

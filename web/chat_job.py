@@ -52,5 +52,6 @@ def new_job(models: Models, who: Identity, asked: ChatRequest) -> NewJob:
         behind=INTERACTIVE,
         request={"user": asked.user, "metadata": asked.metadata},
         input=work.model_dump(mode="json"),
+        width=work.width,
         stored=False,
     )

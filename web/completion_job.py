@@ -46,6 +46,7 @@ def new_job(models: Models, who: Identity, asked: CompletionRequest) -> NewJob:
         behind=INTERACTIVE,
         request={"user": asked.user},
         input=work.model_dump(mode="json"),
+        width=work.width,
         stored=False,
     )
 

@@ -37,6 +37,13 @@ _OPTIONAL_NULL = {"type": "null"}
 
 Schema = dict[str, Any]
 
+_EVENT: Schema = {
+    "description": "One event of the stream.",
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
+
 
 def document(app: Flask) -> dict[str, Any]:
     """The OpenAPI document of the routes of `app` that are in the table of operations."""
@@ -48,6 +55,8 @@ def document(app: Flask) -> dict[str, Any]:
         security=[{"key": []}],
     )
     spec.components.security_scheme("key", {"type": "http", "scheme": "bearer"})
+    for tag in dict.fromkeys(name.partition(".")[0] for name in OPERATIONS):
+        spec.tag({"name": tag})
     schemas = _Schemas(spec)
     for status, said in _STATUSES.items():
         content = {"application/json": {"schema": schemas.of_answer(Error)}}
@@ -74,14 +83,14 @@ class _Schemas:
     """The schemas of all models, each a component."""
 
     def __init__(self, spec: APISpec) -> None:
-        asked = {one.body for one in OPERATIONS.values() if one.body not in (None, Form)}
-        answered = {one.answer for one in OPERATIONS.values() if one.answer is not None} | {Error}
+        asked: set[Any] = {one.body for one in OPERATIONS.values() if one.body not in (None, Form)}
+        answered: set[Any] = {one.answer for one in OPERATIONS.values() if one.answer is not None} | {Error}
         models = [(model, "validation") for model in _sorted(asked)]
         models += [(model, "serialization") for model in _sorted(answered)]
         self._references, made = models_json_schema(models, ref_template=_REFERENCE)  # type: ignore[arg-type]
         for model in asked:
-            if issubclass(model, Request):  # type: ignore[arg-type]
-                _complete(made["$defs"][_name(self._references[model, "validation"])], model)  # type: ignore
+            if issubclass(model, Request):
+                _complete(made["$defs"][_name(self._references[model, "validation"])], model)
         for name, schema in made["$defs"].items():
             spec.components.schema(name, schema)
 
@@ -171,6 +180,8 @@ def _body(operation: Operation, schemas: _Schemas) -> Schema:
     else:
         assert operation.body is not None
         content = {"application/json": {"schema": schemas.of_body(operation.body)}}
+        if operation.example is not None:
+            content["application/json"]["example"] = operation.example
     return {"required": operation.body_required, "content": content}
 
 
@@ -197,9 +208,12 @@ def _responses(rule: Rule, operation: Operation, schemas: _Schemas) -> Schema:
         content = {"application/json": {"schema": schemas.of_answer(operation.answer)}}
         success = {"200": "Done."}
     if any("stream" in model.model_fields for model in (operation.query, operation.body or Query)):
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": _EVENT}
     statuses = {*operation.refusals}
-    if rule.rule.startswith("/v1"):
+    if not rule.rule.startswith("/v1"):
+        success |= {str(status): _STATUSES[status] for status in statuses}
+        statuses.clear()
+    else:
         statuses |= {*_OF_ALL, *(_OF_BODIES if operation.body is not None else ())}
         statuses |= {404} if rule.arguments else set()
     return {

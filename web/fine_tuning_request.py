@@ -27,7 +27,8 @@ def _auto_or(kind: type[int] | type[float], least: float, most: float | None) ->
             raise PydanticCustomError("invalid_value", said, {"noun": noun, "span": span})
         return value
 
-    return PlainValidator(check, json_schema_input_type=Literal["auto"] | kind)
+    span_of = Field(ge=least, le=most) if kind is int else Field(gt=least, le=most)
+    return PlainValidator(check, json_schema_input_type=Literal["auto"] | Annotated[kind, span_of])
 
 
 class _Part(BaseModel):

@@ -36,7 +36,8 @@ def delete(model: str) -> Response:
     """Delete a fine-tuned model that no job needs."""
     query.parse(query.Query)
     with backend().database.transaction() as connection:
-        if not catalog.is_fine_tuned(connection, owner_id(), model):
+        # PostgreSQL takes no NUL
+        if "\0" in model or not catalog.is_fine_tuned(connection, owner_id(), model):
             backend().offers.require(model, owner_id())  # one that is not there is not found, as everywhere
             said = f"The model '{model}' is not one of your fine-tuned models. Only those can be deleted."
             raise Forbidden(said, param="model", code="model_not_deletable")

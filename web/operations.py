@@ -30,6 +30,8 @@ class Operation:
     """Statuses beside those that every route of its kind has."""
     parameters: tuple[dict[str, Any], ...] = ()
     """Of the query, beside its model."""
+    example: dict[str, Any] | None = None
+    """A body to begin with."""
 
 
 _METADATA = {
@@ -40,29 +42,49 @@ _METADATA = {
     "description": "Only those that have each of these: metadata[name]=value.",
     "schema": {"type": "object", "additionalProperties": {"type": "string"}},
 }
+_LINE = {"input_file_id": "file-...", "endpoint": "/v1/responses", "completion_window": "24h"}
+_HOOK = {"name": "mine", "url": "https://example.com/hook", "event_types": ["response.completed"]}
+_SAID = {"model": "starter", "messages": [{"role": "user", "content": "Hello"}]}
 _ONCE = 422  # an idempotency key that came with another body before
 _GONE_WRONG = 500  # the job that a synchronous call waited for
 
 OPERATIONS = {
-    "responses.create": Operation(a.Response, body=ResponseRequest, refusals=(404, _ONCE)),
+    "responses.create": Operation(
+        a.Response,
+        body=ResponseRequest,
+        example={"model": "starter", "input": "def ", "background": True},
+        refusals=(404, _ONCE),
+    ),
     "responses.index": Operation(a.NamedPage[a.Response], responses.IndexQuery, refusals=(404,)),
     "responses.show": Operation(a.Response, responses.ShowQuery),
     "responses.cancel": Operation(a.Response),
     "responses.verify": Operation(a.Response, refusals=(_ONCE,)),
     "responses.delete": Operation(a.DeletedResponse),
     "responses.input_items": Operation(a.NamedPage[a.InputItem], responses.ItemsQuery),
-    "completions.create": Operation(a.Completion, body=CompletionRequest, refusals=(404, _ONCE, _GONE_WRONG)),
-    "chat.create": Operation(a.ChatCompletion, body=ChatRequest, refusals=(404, _ONCE, _GONE_WRONG)),
+    "completions.create": Operation(
+        a.Completion,
+        body=CompletionRequest,
+        example={"model": "starter", "prompt": "def "},
+        refusals=(404, _ONCE, _GONE_WRONG),
+    ),
+    "chat.create": Operation(
+        a.ChatCompletion, body=ChatRequest, example=_SAID, refusals=(404, _ONCE, _GONE_WRONG)
+    ),
     "files.create": Operation(a.FileObject, body=Form, refusals=(_ONCE,)),
     "files.index": Operation(a.NamedPage[a.FileObject], files.IndexQuery, refusals=(404,)),
     "files.show": Operation(a.FileObject),
     "files.content": Operation(None, refusals=(416,)),
     "files.delete": Operation(a.DeletedFile, refusals=(409,)),
-    "batches.create": Operation(a.Batch, body=BatchRequest, refusals=(404, _ONCE)),
+    "batches.create": Operation(a.Batch, body=BatchRequest, example=_LINE, refusals=(404, _ONCE)),
     "batches.index": Operation(a.NamedPage[a.Batch], BatchesQuery, refusals=(404,)),
     "batches.show": Operation(a.Batch),
     "batches.cancel": Operation(a.Batch, refusals=(409,)),
-    "fine_tuning.create": Operation(a.FineTuningJob, body=FineTuningRequest, refusals=(404, _ONCE)),
+    "fine_tuning.create": Operation(
+        a.FineTuningJob,
+        body=FineTuningRequest,
+        example={"model": "starter", "training_file": "file-..."},
+        refusals=(404, _ONCE),
+    ),
     "fine_tuning.index": Operation(
         a.Page[a.FineTuningJob], JobsQuery, refusals=(404,), parameters=(_METADATA,)
     ),
@@ -76,13 +98,20 @@ OPERATIONS = {
     "models.show": Operation(a.Model),
     "models.delete": Operation(a.DeletedModel, refusals=(409,)),
     "webhooks.event_types": Operation(a.Listing[str]),
-    "webhooks.create": Operation(a.WebhookEndpointWithSecret, body=EndpointRequest, refusals=(_ONCE,)),
+    "webhooks.create": Operation(
+        a.WebhookEndpointWithSecret, body=EndpointRequest, example=_HOOK, refusals=(_ONCE,)
+    ),
     "webhooks.index": Operation(a.NamedPage[a.WebhookEndpoint], EndpointsQuery, refusals=(404,)),
     "webhooks.show": Operation(a.WebhookEndpoint),
-    "webhooks.change": Operation(a.WebhookEndpoint, body=EndpointChange),
+    "webhooks.change": Operation(a.WebhookEndpoint, body=EndpointChange, example=_HOOK),
     "webhooks.delete": Operation(a.DeletedWebhookEndpoint),
-    "webhooks.rotate_secret": Operation(a.WebhookEndpointWithSecret, body=Rotation, body_required=False),
-    "webhooks.test": Operation(a.WebhookTest, body=Trial),
+    "webhooks.rotate_secret": Operation(
+        a.WebhookEndpointWithSecret,
+        body=Rotation,
+        example={"keep_old_secret_active_for_24_hours": True},
+        body_required=False,
+    ),
+    "webhooks.test": Operation(a.WebhookTest, body=Trial, example={"event_type": "response.completed"}),
     "usage.index": Operation(a.UsagePage, usage.UsageQuery),
     "health.alive": Operation(a.Health),
     "health.ready": Operation(a.Health, refusals=(503,)),

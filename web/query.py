@@ -27,11 +27,14 @@ def parse(kind: type[Q], beside: re.Pattern[str] | None = None) -> Q:
     """The parameters of this request's URL; names that match `beside` are somebody else's.
 
     Raises:
-        BadRequest: an unknown or unsupported parameter, or one given twice.
+        BadRequest: an unknown or unsupported parameter, one given twice, or one that cannot be stored.
         ValidationError: a value of the wrong type or out of range (see `web.refusals`).
     """
     values: dict[str, str] = {}
     for name, given in request.args.lists():
+        if any("\0" in text for text in (name, *given)):
+            said = f"'{name[:100]}' contains the NUL character. Leave it out."
+            raise BadRequest(said, param=name[:100], code="invalid_value")
         if beside is not None and beside.fullmatch(name):
             continue
         if name not in kind.model_fields:

@@ -3,7 +3,15 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 from jobs.inputs import MAX_BEAMS, MAX_SEED
@@ -50,8 +58,9 @@ def _named_by_tokens(bias: dict[str, float]) -> dict[str, float]:
     return bias
 
 
+_TokenName = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[0-9]{1,9}$"})]
 Bias = Annotated[
-    dict[str, Annotated[float, Field(ge=-100, le=100)]],
+    dict[_TokenName, Annotated[float, Field(ge=-100, le=100)]],
     Field(max_length=300),
     AfterValidator(_named_by_tokens),
 ]

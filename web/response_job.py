@@ -53,6 +53,7 @@ def new_job(models: Models, who: Identity, asked: ResponseRequest) -> NewJob:
         behind=STANDARD if asked.background else INTERACTIVE,
         request=echo(asked, chosen),
         input=work.model_dump(mode="json"),
+        width=work.width,
         stored=asked.store,
         conversation=read.items,
         webhook=webhook,
@@ -92,6 +93,7 @@ def replay(models: Models, who: Identity, record: JobRecord) -> NewJob:
         behind=STANDARD,
         request=record.request | {"background": True, "store": True},
         input=record.input | {"replay": replay, "stream": False},
+        width=GenerationInput.model_validate(record.input).width,
         conversation=items,
     )
 

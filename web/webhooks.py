@@ -1,10 +1,11 @@
 """`/v1/webhook_endpoints`: where an owner wants to be told of ends."""
 
+import re
 import secrets
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response, jsonify, request
 from sqlalchemy import Connection
 
 from jobs import webhooks
@@ -25,6 +26,15 @@ from web.webhook_requests import (
 )
 
 blueprint = Blueprint("webhooks", __name__)
+
+_ID = re.compile(r"we_[0-9a-f]{32}")
+
+
+@blueprint.before_request
+def _refuse_what_is_no_id() -> None:
+    endpoint_id = (request.view_args or {}).get("endpoint_id")
+    if endpoint_id is not None and not _ID.fullmatch(endpoint_id):
+        raise _missing(endpoint_id)
 
 
 @blueprint.get("/v1/webhook_event_types")

@@ -264,11 +264,13 @@ class Intake:
         jobs: list[ClaimedJob] = []
         free = lane.free
         for others, name in zip(reversed(range(len(names))), names, strict=True):
-            limit = -(-(free - len(jobs)) // (others + 1))
-            if limit > 0:
-                arguments = (connection, QueueName.GENERATE, name, self._worker, self._lease, limit)
+            share = -(-free // (others + 1))
+            if share > 0:
+                arguments = (connection, QueueName.GENERATE, name, self._worker, self._lease, share)
                 claimed = lifecycle.claim(*arguments)
-                self._more |= len(claimed) == limit
+                taken = sum(job.width for job in claimed)
+                self._more |= taken >= share or bool(claimed and claimed[-1].followed)
+                free -= taken
                 jobs += claimed
         return jobs
 

@@ -86,7 +86,7 @@ class Scheduler:
         self._prefixes.forget(adapter)
 
     def gather(self, budget: int, speculation: Speculation | None = None) -> Turn:
-        """The rows of the next pass, at most `budget`, which is larger than the number of slots.
+        """The rows of the next pass: the talking, and prompts as far as `budget`, the rows in all, has room.
 
         With `speculation` the talking may come with drafts, where nobody reads beside them.
         """
@@ -95,7 +95,7 @@ class Scheduler:
             self._add_drafts(turn, speculation)
             return turn
         turn.add_next_tokens(self.talking, self._slots, self._adapters)
-        if self._reading:
+        if self._reading and budget > len(turn.rows.tokens):
             self._add_prompts(turn, budget - len(turn.rows.tokens))
         return turn
 

@@ -3,9 +3,9 @@
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from types import ModuleType
 from typing import Any
 
@@ -45,6 +45,7 @@ PROFILE = settings(
 Move = tuple[str, int, str | None, str | None]
 """State, attempt, code of the error, worker."""
 
+_WIDTHS = (1, 3, 1, 2)  # of the first job and those after it
 _FAR = timedelta(hours=1)
 _ENDS: dict[str, JobError | None] = {
     "success": None,
@@ -60,6 +61,7 @@ class Expected:
     """What must be true of one job."""
 
     turn: float  # seconds; who has less goes first
+    width: int = 1
     state: State = State.QUEUED
     attempt: int = 0
     failures: int = 0
@@ -122,8 +124,10 @@ class Lifecycle(RuleBasedStateMachine):
         names = [f"job{len(self.jobs) + n}" for n in range(len(classes))]
         with self.database.transaction() as connection:
             for name, behind in zip(names, classes, strict=True):
-                self.lifecycle.submit(connection, new(self.owner, name, behind, {"prompt": name}))
-                self.jobs[name] = Expected(turn=time.monotonic() + behind.total_seconds())
+                width = _WIDTHS[len(self.jobs) % len(_WIDTHS)]
+                asked = new(self.owner, name, behind, {"prompt": name})
+                self.lifecycle.submit(connection, replace(asked, width=width))
+                self.jobs[name] = Expected(time.monotonic() + behind.total_seconds(), width)
                 self.jobs[name].move(State.QUEUED)
         return multiple(*names)
 
@@ -141,16 +145,16 @@ class Lifecycle(RuleBasedStateMachine):
 
     # ---- what workers do ----
 
-    @rule(target=claims, worker=workers, limit=st.integers(1, 4), idle=st.booleans())
-    def claim(self, worker: str, limit: int, idle: bool) -> Any:
+    @rule(target=claims, worker=workers, slots=st.integers(1, 4), idle=st.booleans())
+    def claim(self, worker: str, slots: int, idle: bool) -> Any:
         suspects = self._due(suspects=True)
         with self.database.transaction() as connection:
             assert self.lifecycle.suspect_waits(connection, QUEUE, MODEL) == bool(suspects)
             if idle and suspects:
                 taken = self.lifecycle.claim_suspect(connection, QUEUE, MODEL, worker, LEASE)
                 return self._taken(taken, suspects[:1], worker)
-            taken = self.lifecycle.claim(connection, QUEUE, MODEL, worker, LEASE, limit)
-            return self._taken(taken, self._due(suspects=False)[:limit], worker)
+            taken = self.lifecycle.claim(connection, QUEUE, MODEL, worker, LEASE, slots)
+            return self._taken(taken, self._fitting(self._due(suspects=False), slots), worker)
 
     @precondition(lambda self: self.issued)
     @rule(held=st.lists(claims, min_size=1, max_size=4))
@@ -288,16 +292,20 @@ class Lifecycle(RuleBasedStateMachine):
         ]
         return sorted(due, key=lambda name: self.jobs[name].turn)
 
+    def _fitting(self, due: list[str], slots: int) -> list[str]:
+        """The first, however wide, and those after it while there is room for the next."""
+        filled = accumulate(self.jobs[name].width for name in due)
+        fitting = sum(total <= slots for total in filled)
+        return due[: max(1, fitting)]
+
     def _owns(self, claim: Claim) -> bool:
         job = self.jobs[claim.job_id]
         return job.state is State.RUNNING and job.attempt == claim.attempt
 
     def _taken(self, taken: list[ClaimedJob], due: list[str], worker: str) -> Any:
-        assert taken == [
-            ClaimedJob(
-                Claim(name, self.jobs[name].attempt + 1), MODEL, {"prompt": name}, self.jobs[name].failures
-            )
-            for name in due
+        assert [(job.claim, job.model, job.input, job.failures, job.width) for job in taken] == [
+            (Claim(name, job.attempt + 1), MODEL, {"prompt": name}, job.failures, job.width)
+            for name, job in ((name, self.jobs[name]) for name in due)
         ]
         claims = [job.claim for job in taken]
         assert not self.issued.intersection(claims), "two owners of one attempt"

@@ -1,7 +1,7 @@
 """What happens when many do it at once, on real connections, and what a row keeps."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -44,11 +44,35 @@ def test_eight_workers_get_each_of_400_jobs_exactly_once(database: Database, own
     assert {claim.attempt for claim in taken} == {1}
 
 
-def test_a_claim_never_takes_more_than_its_limit(database: Database, owner: int) -> None:
+def test_a_claim_never_takes_more_than_its_slots(database: Database, owner: int) -> None:
     samples.submit(database, owner, map(str, range(20)))
     sizes: list[int] = []
     together(*[lambda: sizes.append(len(samples.claim(database, limit=3)))] * 5)
     assert sizes == [3] * 5, "there was enough for everyone"
+
+
+def submit_wide(database: Database, owner: int, widths: Mapping[str, int]) -> None:
+    with database.transaction() as connection:
+        for name, width in widths.items():
+            lifecycle.submit(connection, replace(samples.new(owner, name), width=width))
+
+
+def test_slots_are_claimed_in_sequences_so_that_the_next_worker_gets_what_does_not_fit(
+    database: Database, owner: int
+) -> None:
+    submit_wide(database, owner, {"a": 8, "b": 8, "c": 16, "d": 8, "e": 1})
+    first = samples.claim(database, limit=32)
+    assert [(job.claim.job_id, job.width) for job in first] == [("a", 8), ("b", 8), ("c", 16)]
+    assert first[-1].followed, "more is due, at once"
+    second = samples.claim(database, limit=32)
+    assert [(job.claim.job_id, job.width) for job in second] == [("d", 8), ("e", 1)]
+    assert not second[-1].followed
+
+
+def test_a_job_wider_than_the_slots_is_claimed_alone_in_its_turn(database: Database, owner: int) -> None:
+    submit_wide(database, owner, {"a": 1, "wide": 64, "b": 1})
+    taken = [[job.claim.job_id for job in samples.claim(database, limit=32)] for _ in range(3)]
+    assert taken == [["a"], ["wide"], ["b"]]
 
 
 def test_a_cancel_that_races_with_a_claim_is_either_at_once_or_heard_by_the_worker(

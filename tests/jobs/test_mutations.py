@@ -14,6 +14,7 @@ from tests.jobs import machine
 ANY_ATTEMPT = "and_(jobs.c.id == given.c.id, jobs.c.state == State.RUNNING)"
 FIRST = Claim("job0", 1)
 SUBMIT = ("submit", [STANDARD])
+TWO = ("submit", [STANDARD, STANDARD])  # of them the second is 3 wide
 CLAIM = ("claim", "w1", 1, False)
 HAND_BACK = ("settle", [(FIRST, "stopping")])
 DIE = ("a_worker_falls_silent", "w1", True)
@@ -47,8 +48,8 @@ MUTATIONS = {
         [SUBMIT, CLAIM],
     ),
     "a suspect is left to an idle worker": (
-        "lease, limit, jobs.c.crashes < SUSPECT_AFTER",
-        "lease, limit, literal(True)",
+        "lease, slots, jobs.c.crashes < SUSPECT_AFTER",
+        "lease, slots, literal(True)",
         [SUBMIT, CLAIM, DIE, CLAIM, DIE, CLAIM],
     ),
     "a retry waits": (
@@ -60,6 +61,16 @@ MUTATIONS = {
         ".order_by(jobs.c.turn, jobs.c.seq)",
         ".order_by(jobs.c.seq)",
         [("submit", [STANDARD, INTERACTIVE]), CLAIM],
+    ),
+    "a claim takes what fits": (
+        "line.c.filled <= slots,",
+        "literal(True),",
+        [TWO, ("claim", "w1", 3, False)],
+    ),
+    "a job wider than the slots goes first": (
+        ", line.c.filled == line.c.width)",
+        ")",
+        [TWO, CLAIM, CLAIM],
     ),
     "a death is counted": (
         "crashes = jobs.c.crashes + 1",
