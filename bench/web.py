@@ -28,6 +28,7 @@ from jobs.settings import Settings
 from stack.processes import supervisor
 
 _REQUESTS = {"empty": 4000, "create": 1000, "poll": 2000}  # of one round: one to two seconds
+_POLLED = 64  # finished responses that are polled in turn
 _SPEAKING = 32  # streams that get tokens: as many as a worker has slots
 _SPEAK_SECONDS = 0.1  # between two tokens of each
 _PROBE_SECONDS = 10.0
@@ -49,13 +50,13 @@ class Web:
         body = {"model": "starter", "input": "\ndef ", "background": True, "max_output_tokens": 1}
         return self.ask("POST", "/v1/responses", **body, **more)
 
-    def rate(self, sent: bytes, count: int, port: int | None = None) -> tuple[float, list[bytes]]:
-        """Answers per second to the same request over and over, and the answers."""
-        return rate(port or self.bench.port, lambda _: sent, count)
+    def rate(self, sent: list[bytes], count: int, port: int | None = None) -> tuple[float, list[bytes]]:
+        """Answers per second to these requests over and over, and the answers."""
+        return rate(port or self.bench.port, lambda number: sent[number % len(sent)], count)
 
     def created(self, count: int) -> list[str]:
         """The ids of so many new jobs."""
-        return [_id_of(answer) for answer in self.rate(self.create(), count)[1]]
+        return [_id_of(answer) for answer in self.rate([self.create()], count)[1]]
 
     def memory(self) -> int:
         """Bytes that the process which serves has in memory."""
@@ -73,18 +74,18 @@ class Web:
 
 def ratios(web: Web, rounds: int) -> None:
     """Creates and polls over the empty route, interleaved."""
-    finished = web.created(1)[0]
-    web.rate(web.ask("GET", f"/v1/responses/{finished}?wait=30"), 1)
+    finished = web.created(_POLLED)
+    web.rate([web.ask("GET", f"/v1/responses/{one}?wait=30") for one in finished], _POLLED)
     sent = {
-        "empty": (web.ask("POST", "/empty", nothing=1), web.bench.empty_port),
-        "create": (web.create(), None),
-        "poll": (web.ask("GET", f"/v1/responses/{finished}"), None),
+        "empty": ([web.ask("POST", "/empty", nothing=1)], web.bench.empty_port),
+        "create": ([web.create()], None),
+        "poll": ([web.ask("GET", f"/v1/responses/{one}") for one in finished], None),
     }
     found: dict[str, list[float]] = {name: [] for name in sent}
     for _ in range(rounds):
         with web.bench.worker_stopped():
-            for name, (one, port) in sent.items():
-                found[name].append(web.rate(one, _REQUESTS[name], port)[0])
+            for name, (these, port) in sent.items():
+                found[name].append(web.rate(these, _REQUESTS[name], port)[0])
         web.bench.load("result", 1, 1)  # returns when the worker has done what was submitted before
     print(f"empty     {statistics.median(found['empty']):.0f}/s")
     for name in ("create", "poll"):

@@ -6,6 +6,7 @@ that is just being accepted.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -23,7 +24,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from jobs.database import Database
 from jobs.tables import creates
@@ -36,6 +37,9 @@ _BATCH = 1000  # rows of one DELETE, so that no lock is held for long
 # built once: every create runs two of them
 _LOCK_ALONE = select(func.pg_advisory_xact_lock(bindparam("name", type_=BigInteger)))
 _LOCK_TOGETHER = select(func.pg_advisory_xact_lock_shared(bindparam("name", type_=BigInteger)))
+_LOCK_ALL_TOGETHER = select(
+    func.pg_advisory_xact_lock_shared(func.unnest(bindparam("names", type_=ARRAY(BigInteger))))
+)
 _RECORD = insert(creates)
 
 
@@ -73,6 +77,13 @@ def lock(connection: Connection, create: Create) -> None:
     connection.execute(_LOCK_ALONE if create.repeats else _LOCK_TOGETHER, {"name": create.lock})
 
 
+def lock_first(connection: Connection, first: Iterable[Create]) -> None:
+    """As `lock`, of several first requests."""
+    names = sorted({create.lock for create in first})
+    if names:
+        connection.execute(_LOCK_ALL_TOGETHER, {"names": names})
+
+
 def join(connection: Connection, create: Create) -> str | None:
     """The id of what an earlier request made, for which this one waits from now on; needs the lock.
 
@@ -90,15 +101,24 @@ def join(connection: Connection, create: Create) -> str | None:
 
 def record(connection: Connection, create: Create, resource_id: str) -> None:
     """Write that this request made it; the caller's commit makes both true."""
-    values = {
-        "resource_id": resource_id,
-        "api_key_id": create.api_key_id,
-        "path": create.path,
-        "digest": create.digest,
-        "idempotency_key": create.idempotency_key,
-        "retries": create.retries,
-    }
-    connection.execute(_RECORD, values)
+    record_all(connection, [(create, resource_id)])
+
+
+def record_all(connection: Connection, made: Iterable[tuple[Create, str]]) -> None:
+    """As `record`, of several."""
+    values = [
+        {
+            "resource_id": resource_id,
+            "api_key_id": create.api_key_id,
+            "path": create.path,
+            "digest": create.digest,
+            "idempotency_key": create.idempotency_key,
+            "retries": create.retries,
+        }
+        for create, resource_id in made
+    ]
+    if values:
+        connection.execute(_RECORD, values)
 
 
 def forget(connection: Connection, resource_id: str) -> None:

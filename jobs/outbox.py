@@ -2,6 +2,7 @@
 
 import base64
 import random
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ SCHEDULE = tuple(
 """The wait before each attempt, after the one before it: that of Standard Webhooks."""
 _JITTER = 0.1  # of a wait, at most: what failed together does not return together
 _CLAIMED = timedelta(seconds=60)  # longer than an attempt takes; then another clerk may try
+_OF_ONE_OWNER = 4
 _KEPT = timedelta(days=7)
 _OLD = "SELECT id FROM outbox WHERE due_at IS NULL AND created_at < now() - CAST(:kept AS interval)"
 _BATCH = 1000  # rows of one DELETE, so that no lock is held for long
@@ -46,6 +48,7 @@ class Delivery:
     """One attempt at telling somebody."""
 
     id: str  # the same at every attempt, so that a receiver can tell a repetition
+    owner_id: int
     type: str
     resource_id: str
     created_at: datetime
@@ -60,10 +63,13 @@ _TELL = text("""
     WITH happened AS (
       SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:types AS text[]), CAST(:owners AS bigint[]))
         AS happened(resource, type, owner)
-    ), wanted AS (
+    ), endpoints AS (  -- locked: one that is deleted just now would break the end that is told
       SELECT happened.*, endpoint.id AS endpoint_id, NULL AS url, NULL::bigint AS api_key_id
       FROM happened JOIN webhook_endpoints endpoint ON endpoint.owner_id = happened.owner
       WHERE endpoint.disabled_at IS NULL AND happened.type = ANY(endpoint.event_types)
+      FOR KEY SHARE OF endpoint
+    ), wanted AS (
+      SELECT * FROM endpoints
       UNION ALL
       SELECT happened.*, NULL, jobs.webhook->>'url', jobs.api_key_id
       FROM happened JOIN jobs ON jobs.id = happened.resource
@@ -78,17 +84,21 @@ _TELL = text("""
 
 _CLAIM = text("""
     WITH due AS (
-      SELECT id, due_at, coalesce(endpoint_id, url) AS target FROM outbox
+      SELECT id, owner_id, due_at, coalesce(endpoint_id, url) AS target FROM outbox
       WHERE due_at <= now() AND coalesce(endpoint_id, url) <> ALL(CAST(:busy AS text[]))
-      ORDER BY due_at LIMIT 1000
+        AND owner_id <> ALL(CAST(:full AS bigint[]))
+      ORDER BY due_at LIMIT 1000 FOR UPDATE SKIP LOCKED
+    ), each_target AS (
+      SELECT DISTINCT ON (target) id, owner_id, due_at FROM due ORDER BY target, due_at
+    ), fair AS (
+      SELECT id, due_at, row_number() OVER (PARTITION BY owner_id ORDER BY due_at) AS turn FROM each_target
     ), first AS (
-      SELECT id FROM (SELECT DISTINCT ON (target) id, due_at FROM due ORDER BY target, due_at) each_target
-      ORDER BY due_at LIMIT :limit
+      SELECT id FROM fair WHERE turn <= :each ORDER BY due_at LIMIT :limit
     ), claimed AS (
       UPDATE outbox SET attempts = attempts + 1, due_at = now() + :claimed
-      FROM first WHERE outbox.id = first.id AND due_at <= now() RETURNING outbox.*
+      FROM first WHERE outbox.id = first.id RETURNING outbox.*
     )
-    SELECT claimed.id, claimed.type, claimed.resource_id, claimed.created_at, claimed.attempts,
+    SELECT claimed.id, claimed.owner_id, claimed.type, claimed.resource_id, claimed.created_at, claimed.attempts,
       claimed.endpoint_id, coalesce(endpoint.url, claimed.url) AS url, endpoint.secret,
       CASE WHEN endpoint.old_secret_until > now() THEN endpoint.old_secret END AS old_secret, key.digest
     FROM claimed LEFT JOIN webhook_endpoints endpoint ON endpoint.id = claimed.endpoint_id
@@ -117,12 +127,23 @@ def any_due(connection: Connection) -> bool:
     return connection.execute(text("SELECT 1 FROM outbox WHERE due_at <= now() LIMIT 1")).first() is not None
 
 
-def claim(connection: Connection, busy: Collection[str], limit: int) -> list[Delivery]:
-    """Take up to `limit` due deliveries, the oldest of each target that is not `busy`."""
-    values = {"busy": list(busy), "limit": limit, "claimed": _CLAIMED}
+def claim(connection: Connection, running: Collection[Delivery], limit: int) -> list[Delivery]:
+    """Take up to `limit` due deliveries, the oldest of each target that none of those `running` goes to.
+
+    Of one owner about `_OF_ONE_OWNER` run at once: whose targets all hang shall not hold up the others.
+    """
+    owners = Counter(each.owner_id for each in running)
+    values = {
+        "busy": [each.target for each in running],
+        "full": [owner for owner, count in owners.items() if count >= _OF_ONE_OWNER],
+        "each": _OF_ONE_OWNER,
+        "limit": limit,
+        "claimed": _CLAIMED,
+    }
     return [
         Delivery(
             id=row.id,
+            owner_id=row.owner_id,
             type=row.type,
             resource_id=row.resource_id,
             created_at=row.created_at,
@@ -147,21 +168,26 @@ def failed(connection: Connection, delivery: Delivery, error: str) -> timedelta 
     wait = None
     if delivery.attempt < len(SCHEDULE):
         wait = SCHEDULE[delivery.attempt] * (1 + random.uniform(0, _JITTER))
-    again = text("UPDATE outbox SET due_at = now() + :wait, last_error = :error WHERE id = :id")
-    connection.execute(again, {"id": delivery.id, "wait": wait, "error": error})
+    again = text("""
+        UPDATE outbox SET due_at = now() + :wait, last_error = :error
+        WHERE id = :id AND attempts = :attempt AND due_at IS NOT NULL  -- else another attempt knows better
+    """)
+    values = {"id": delivery.id, "attempt": delivery.attempt, "wait": wait, "error": error}
+    connection.execute(again, values)
     return wait
 
 
 def gone(connection: Connection, delivery: Delivery) -> None:
     """Its target says that there is nobody any more: tell it nothing further."""
-    never = text(
-        "UPDATE outbox SET due_at = NULL, last_error = '410 Gone' WHERE id = :id OR endpoint_id = :endpoint"
-    )
-    connection.execute(never, {"id": delivery.id, "endpoint": delivery.endpoint_id})
-    disabled = text(
+    disabled = text(  # first: who deletes it locks it before its deliveries, too
         "UPDATE webhook_endpoints SET disabled_at = now(), updated_at = now() WHERE id = :endpoint"
     )
     connection.execute(disabled, {"endpoint": delivery.endpoint_id})
+    never = text("""
+        UPDATE outbox SET due_at = NULL, last_error = '410 Gone'
+        WHERE due_at IS NOT NULL AND (id = :id OR endpoint_id = :endpoint)
+    """)
+    connection.execute(never, {"id": delivery.id, "endpoint": delivery.endpoint_id})
 
 
 def is_prunable(connection: Connection) -> bool:

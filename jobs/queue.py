@@ -1,7 +1,7 @@
 """The only way in: the Celery application, its queues, and `enqueue`."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from enum import StrEnum
 
@@ -125,6 +125,28 @@ def enqueue(
     if record.id == job.id:
         signals.ring(job.queue)
     return record
+
+
+Admit = Callable[[Connection, Sequence[NewJob]], Sequence[NewJob]]
+"""Says which of several jobs are to be written, and may write more rows of their own."""
+
+
+def enqueue_group(
+    database: Database, signals: Signals, wanted: Sequence[NewJob], admit: Admit
+) -> list[JobRecord | None]:
+    """Accept jobs that came at the same time, as `enqueue` does one: with one commit, and one ring.
+
+    None stands for a job that was not admitted.
+
+    Raises:
+        DatabaseUnavailable: none was accepted.
+    """
+    with database.transaction() as connection:
+        admitted = admit(connection, wanted)
+        records = {one.id: one for one in lifecycle.submit_group(connection, admitted)} if admitted else {}
+    for queue in {job.queue for job in admitted}:
+        signals.ring(queue)
+    return [records.get(job.id) for job in wanted]
 
 
 def _broker_url(redis_url: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 BLANK = " \t\r\n"
 """What may stand between the parts of JSON."""
 _MOST_DIGITS = 300  # of an integer: still finite as a float
+_LONGEST_ECHO = 100  # characters of a name that is repeated: names may be megabytes long
 
 
 class NotStrict(ValueError):
@@ -77,7 +78,7 @@ class Unfinished(NotStrict):
 def _unambiguous(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        twice = _cut(Counter(name for name, _ in pairs).most_common(1)[0][0])
         raise NotStrict(f"'{twice}' is given twice. Send it once.", param=twice, code="duplicate_parameter")
     return found
 
@@ -106,13 +107,17 @@ def _refuse_unstorable(value: Any, path: str) -> None:
     if isinstance(value, dict):
         for name, item in value.items():
             _refuse_unstorable(name, path)
-            _refuse_unstorable(item, f"{path}.{name}" if path else name)
+            _refuse_unstorable(item, _cut(f"{path}.{name}" if path else name))
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            _refuse_unstorable(item, f"{path}[{index}]")
+            _refuse_unstorable(item, _cut(f"{path}[{index}]"))
     elif isinstance(value, str) and (hidden := _unstorable(value)):
         said = f"'{path or 'a name'}' contains {hidden}. Leave it out."
         raise NotStrict(said, param=path or None, code="invalid_value")
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LONGEST_ECHO else f"{name[:_LONGEST_ECHO]}..."
 
 
 def _unstorable(text: str) -> str | None:

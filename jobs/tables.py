@@ -299,7 +299,7 @@ outbox = Table(
     metadata,
     Column("id", Text, primary_key=True),  # evt_...
     Column("owner_id", ForeignKey("owners.id", ondelete="CASCADE"), nullable=False),
-    Column("endpoint_id", ForeignKey("webhook_endpoints.id", ondelete="CASCADE")),
+    Column("endpoint_id", ForeignKey("webhook_endpoints.id", ondelete="CASCADE"), index=True),
     # of a request's own webhook, which has no endpoint: its target, and the key whose digest signs
     Column("url", Text),
     Column("api_key_id", BigInteger),

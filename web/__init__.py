@@ -83,8 +83,12 @@ def _authenticate() -> None:
 
 
 def _add_headers(response: Response) -> Response:
-    response.headers["x-request-id"] = g.request_id
-    response.headers["openai-processing-ms"] = str(round((time.perf_counter() - g.began) * 1000))
+    headers = response.headers
+    present = {name.lower() for name, _ in headers}
+    # added, not set: setting looks through all of them for each
+    headers.add("x-request-id", g.request_id)
+    headers.add("openai-processing-ms", str(round((time.perf_counter() - g.began) * 1000)))
     for name, value in _HEADERS.items():
-        response.headers.setdefault(name, value)
+        if name.lower() not in present:
+            headers.add(name, value)
     return response

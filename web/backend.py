@@ -15,6 +15,7 @@ from web.following import Following
 from web.limits import Limiter
 from web.offers import Offers
 from web.prompts import Tokenizers
+from web.together import Together
 from web.waiting import Waiting
 
 _CONNECTIONS = 10  # of one process: a request holds one for a few milliseconds, and none while it waits
@@ -27,6 +28,7 @@ class Backend:
     settings: Settings
     database: Database
     signals: Signals
+    together: Together
     keys: Keys
     limiter: Limiter
     offers: Offers
@@ -41,10 +43,12 @@ class Backend:
         database = Database(settings.database, _CONNECTIONS)
         artifacts = ArtifactStore(settings.artifacts)
         waiting = Waiting(database, settings.redis, places=max(1, settings.web_connections * 7 // 8))
+        signals = make_signals(settings)
         return cls(
             settings=settings,
             database=database,
-            signals=make_signals(settings),
+            signals=signals,
+            together=Together.of(database, signals),
             keys=Keys(database),
             limiter=Limiter(settings.redis),
             offers=Offers(database),

@@ -70,7 +70,7 @@ def _post(target: Target, address: str, body: str, headers: dict[str, str]) -> i
     try:
         connection.request("POST", target.path, body, headers)
         return connection.getresponse().status  # what follows the headers is nobody's
-    except (OSError, http.client.HTTPException):
+    except Exception:  # TLS that is cut between two reads raises whatever it comes upon
         if connection.was_cut:
             raise TimeoutError(f"no answer within {TIMEOUT:g} s") from None
         raise
@@ -95,6 +95,9 @@ class _Pinned(http.client.HTTPConnection):
         if self._tls:
             # the handshake only then: `cut` must find the socket that waits
             self.sock = _TLS.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
+        if self.was_cut:  # before there was this socket
+            raise TimeoutError
+        if self._tls:
             self.sock.do_handshake()
 
     def cut(self) -> None:

@@ -21,6 +21,7 @@ from web import limits
 from web.auth import identity
 from web.backend import backend
 from web.errors import BadRequest, Unavailable, Unprocessable
+from web.together import First
 
 _RETRIES = "x-stainless-retry-count"  # of the official clients, 0 for the first time
 _LONGEST_KEY = 255
@@ -40,7 +41,9 @@ def accept(job: NewJob, also: Callable[[Connection], None] | None = None) -> Job
         Unprocessable: its idempotency key came with another request before.
         DatabaseUnavailable: nothing was accepted.
     """
-
+    asked = _asked(None)
+    if also is None and not limits.are_counted(identity()) and (asked is None or not asked.repeats):
+        return _accept_first(job, asked)
     cost = limits.cost_of(backend(), identity(), job)  # may ask SQL, so not while a connection is held
 
     def find(connection: Connection, job_id: str) -> JobRecord | None:
@@ -57,9 +60,18 @@ def accept(job: NewJob, also: Callable[[Connection], None] | None = None) -> Job
                 also(connection)
             return job.id, record
 
-        return _once(connection, _asked(None), find, make)[0]
+        return _once(connection, asked, find, make)[0]
 
     return enqueue(backend().database, backend().signals, job, once)
+
+
+def _accept_first(job: NewJob, asked: Create | None) -> JobRecord:
+    """A job that is made in any case, together with those of other requests."""
+    gone = client.current().gone if _RETRIES in request.headers else lambda: False
+    record = backend().together.accept.ask(First(job, asked, gone=gone))
+    if record is None:
+        raise _client_gone()
+    return record
 
 
 def once(
@@ -106,8 +118,12 @@ def _once(
     creates.record(connection, asked, made_id)
     # nobody would hear of it, and a retry may have been accepted before this request was looked at
     if _RETRIES in request.headers and client.gone():
-        raise Unavailable("The client has gone, so nothing was accepted.", code="client_gone")
+        raise _client_gone()
     return made, False
+
+
+def _client_gone() -> Unavailable:
+    return Unavailable("The client has gone, so nothing was accepted.", code="client_gone")
 
 
 def _earlier(connection: Connection, asked: Create, find: Callable[[Connection, str], T | None]) -> T | None:

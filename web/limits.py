@@ -135,6 +135,12 @@ def cost_of(models: Models, who: Identity, job: NewJob) -> int:
     return prompts + len(work.prompts) * max(work.n, work.best_of or 0) * work.sampling.max_tokens
 
 
+def are_counted(who: Identity) -> bool:
+    """Whether `admit_job` may refuse a job of this key."""
+    most = who.limits
+    return (most.tokens_per_minute, most.queued_jobs, most.concurrent_jobs) != (None, None, None)
+
+
 def admit_job(connection: Connection, limiter: Limiter, who: Identity, cost: int) -> None:
     """Let a new job in that costs so many tokens; those that it does not use stay counted.
 

@@ -34,8 +34,7 @@ def _deliver(database: Database, allow_private: bool) -> int:
     with ThreadPoolExecutor(_SIDE_BY_SIDE, "messenger") as pool:
         while True:
             with database.transaction() as connection:
-                busy = [each.target for each in running.values()]
-                claimed = outbox.claim(connection, busy, _SIDE_BY_SIDE - len(running))
+                claimed = outbox.claim(connection, running.values(), _SIDE_BY_SIDE - len(running))
             running |= {pool.submit(_attempt, database, each, allow_private): each for each in claimed}
             if not running:
                 return done
@@ -50,6 +49,9 @@ def _attempt(database: Database, each: Delivery, allow_private: bool) -> bool:
         error = None if 200 <= status < 300 else f"status {status}"
     except delivery.Undelivered as undelivered:
         status, error = 0, str(undelivered)
+    except Exception as unexpected:
+        log.exception("a webhook could not be sent, tried again later", webhook_id=each.id)
+        status, error = 0, type(unexpected).__name__  # or it would be sent for ever, and end us each time
     said = log.bind(webhook_id=each.id, type=each.type, attempt=each.attempt)
     with database.transaction() as connection:
         if error is None:

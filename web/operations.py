@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from web import answers as a
 from web import files, responses, usage
+from web import holdings as h
 from web.batch_request import BatchesQuery, BatchRequest
 from web.chat_request import ChatRequest
 from web.completion_request import CompletionRequest
@@ -70,49 +71,49 @@ OPERATIONS = {
     "chat.create": Operation(
         a.ChatCompletion, body=ChatRequest, example=_SAID, refusals=(404, _ONCE, _GONE_WRONG)
     ),
-    "files.create": Operation(a.FileObject, body=Form, refusals=(_ONCE,)),
-    "files.index": Operation(a.NamedPage[a.FileObject], files.IndexQuery, refusals=(404,)),
-    "files.show": Operation(a.FileObject),
+    "files.create": Operation(h.FileObject, body=Form, refusals=(_ONCE,)),
+    "files.index": Operation(a.NamedPage[h.FileObject], files.IndexQuery, refusals=(404,)),
+    "files.show": Operation(h.FileObject),
     "files.content": Operation(None, refusals=(416,)),
-    "files.delete": Operation(a.DeletedFile, refusals=(409,)),
-    "batches.create": Operation(a.Batch, body=BatchRequest, example=_LINE, refusals=(404, _ONCE)),
-    "batches.index": Operation(a.NamedPage[a.Batch], BatchesQuery, refusals=(404,)),
-    "batches.show": Operation(a.Batch),
-    "batches.cancel": Operation(a.Batch, refusals=(409,)),
+    "files.delete": Operation(h.DeletedFile, refusals=(409,)),
+    "batches.create": Operation(h.Batch, body=BatchRequest, example=_LINE, refusals=(404, _ONCE)),
+    "batches.index": Operation(a.NamedPage[h.Batch], BatchesQuery, refusals=(404,)),
+    "batches.show": Operation(h.Batch),
+    "batches.cancel": Operation(h.Batch, refusals=(409,)),
     "fine_tuning.create": Operation(
-        a.FineTuningJob,
+        h.FineTuningJob,
         body=FineTuningRequest,
         example={"model": "starter", "training_file": "file-..."},
         refusals=(404, _ONCE),
     ),
     "fine_tuning.index": Operation(
-        a.Page[a.FineTuningJob], JobsQuery, refusals=(404,), parameters=(_METADATA,)
+        a.Page[h.FineTuningJob], JobsQuery, refusals=(404,), parameters=(_METADATA,)
     ),
-    "fine_tuning.show": Operation(a.FineTuningJob),
-    "fine_tuning.cancel": Operation(a.FineTuningJob),
-    "fine_tuning.pause": Operation(a.FineTuningJob),
-    "fine_tuning.resume": Operation(a.FineTuningJob),
-    "fine_tuning.events": Operation(a.Page[a.FineTuningEvent], EventsQuery),
-    "fine_tuning.checkpoints": Operation(a.NamedPage[a.FineTuningCheckpoint], CheckpointsQuery),
+    "fine_tuning.show": Operation(h.FineTuningJob),
+    "fine_tuning.cancel": Operation(h.FineTuningJob),
+    "fine_tuning.pause": Operation(h.FineTuningJob),
+    "fine_tuning.resume": Operation(h.FineTuningJob),
+    "fine_tuning.events": Operation(a.Page[h.FineTuningEvent], EventsQuery),
+    "fine_tuning.checkpoints": Operation(a.NamedPage[h.FineTuningCheckpoint], CheckpointsQuery),
     "models.index": Operation(a.Listing[a.Model]),
     "models.show": Operation(a.Model),
     "models.delete": Operation(a.DeletedModel, refusals=(409,)),
     "webhooks.event_types": Operation(a.Listing[str]),
     "webhooks.create": Operation(
-        a.WebhookEndpointWithSecret, body=EndpointRequest, example=_HOOK, refusals=(_ONCE,)
+        h.WebhookEndpointWithSecret, body=EndpointRequest, example=_HOOK, refusals=(_ONCE,)
     ),
-    "webhooks.index": Operation(a.NamedPage[a.WebhookEndpoint], EndpointsQuery, refusals=(404,)),
-    "webhooks.show": Operation(a.WebhookEndpoint),
-    "webhooks.change": Operation(a.WebhookEndpoint, body=EndpointChange, example=_HOOK),
-    "webhooks.delete": Operation(a.DeletedWebhookEndpoint),
+    "webhooks.index": Operation(a.NamedPage[h.WebhookEndpoint], EndpointsQuery, refusals=(404,)),
+    "webhooks.show": Operation(h.WebhookEndpoint),
+    "webhooks.change": Operation(h.WebhookEndpoint, body=EndpointChange, example=_HOOK),
+    "webhooks.delete": Operation(h.DeletedWebhookEndpoint),
     "webhooks.rotate_secret": Operation(
-        a.WebhookEndpointWithSecret,
+        h.WebhookEndpointWithSecret,
         body=Rotation,
         example={"keep_old_secret_active_for_24_hours": True},
         body_required=False,
     ),
-    "webhooks.test": Operation(a.WebhookTest, body=Trial, example={"event_type": "response.completed"}),
-    "usage.index": Operation(a.UsagePage, usage.UsageQuery),
+    "webhooks.test": Operation(h.WebhookTest, body=Trial, example={"event_type": "response.completed"}),
+    "usage.index": Operation(h.UsagePage, usage.UsageQuery),
     "health.alive": Operation(a.Health),
     "health.ready": Operation(a.Health, refusals=(503,)),
 }

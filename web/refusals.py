@@ -43,9 +43,10 @@ class Refusal:
 
 def unknown(name: str, known: Collection[str]) -> Refusal:
     """A parameter that is not one of the `known`."""
+    name = _cut(name)  # it may be megabytes long
     near = difflib.get_close_matches(name, known, n=1, cutoff=_A_SLIP)
     hint = f"Did you mean '{near[0]}'?" if near else "Leave it out."
-    return Refusal(f"Unknown parameter: '{_cut(name)}'. {hint}", name, "unknown_parameter")
+    return Refusal(f"Unknown parameter: '{name}'. {hint}", name, "unknown_parameter")
 
 
 def foreign(
@@ -116,7 +117,7 @@ def _path(location: Sequence[str | int]) -> str:
     for step in location:
         if step == "[key]":  # pydantic's mark for the key of a mapping rather than its value
             continue
-        path += f"[{step}]" if isinstance(step, int) else f".{_cut(step)}" if path else step
+        path += f"[{step}]" if isinstance(step, int) else f".{_cut(step)}" if path else _cut(step)
     return path
 
 

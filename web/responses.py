@@ -177,8 +177,10 @@ class IndexQuery(query.Query):
 
 
 def _mine(response_id: str) -> JobRecord:
-    with backend().database.reading() as connection:
-        return _find(connection, response_id)
+    record = None
+    if _ID.fullmatch(response_id):
+        record = backend().together.find.ask((owner_id(), KIND, response_id))
+    return _visible(record, response_id)
 
 
 def _find(connection: Connection, response_id: str, param: str = "id") -> JobRecord:
@@ -190,6 +192,10 @@ def _find(connection: Connection, response_id: str, param: str = "id") -> JobRec
     record = None
     if _ID.fullmatch(response_id):
         record = records.find(connection, owner_id(), KIND, response_id)
+    return _visible(record, response_id, param)
+
+
+def _visible(record: JobRecord | None, response_id: str, param: str = "id") -> JobRecord:
     if record is None or not record.stored:
         raise NotFound(f"Response with id '{response_id[:100]}' not found.", param=param)
     return record

@@ -72,6 +72,10 @@ def parse(url: str, allow_private: bool) -> Target:
         raise Refused("has characters that a URL cannot have: percent-encode them")
     if not host or parts.username is not None or parts.password is not None or parts.fragment:
         raise Refused("must name a host, and no user, password or fragment")
+    try:
+        host.encode("idna")  # as the resolver will
+    except UnicodeError:
+        raise Refused("names a host that cannot be: a part of its name is empty or too long") from None
     literal = _literal(host)
     if literal is not None and not allow_private and is_denied(literal):
         raise Refused("is an address of a private network")

@@ -123,6 +123,7 @@ def test(endpoint_id: str) -> Response:
     endpoint = _mine(endpoint_id)
     sample = Delivery(
         id=f"evt_{secrets.token_hex(16)}",
+        owner_id=owner_id(),
         type=asked.event_type,
         resource_id="test",
         created_at=datetime.now(UTC),

@@ -189,6 +189,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_outbox")),
     )
     op.create_index("ix_outbox_created_at", "outbox", ["created_at"], unique=False)
+    op.create_index(op.f("ix_outbox_endpoint_id"), "outbox", ["endpoint_id"], unique=False)
     op.create_index(
         "ix_outbox_due_at", "outbox", ["due_at"], unique=False, postgresql_where=sa.text("due_at IS NOT NULL")
     )
@@ -313,6 +314,7 @@ def downgrade() -> None:
     op.drop_table("checkpoints")
     op.drop_table("usage")
     op.drop_index("ix_outbox_due_at", table_name="outbox", postgresql_where=sa.text("due_at IS NOT NULL"))
+    op.drop_index(op.f("ix_outbox_endpoint_id"), table_name="outbox")
     op.drop_index("ix_outbox_created_at", table_name="outbox")
     op.drop_table("outbox")
     op.drop_index(

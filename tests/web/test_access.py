@@ -11,7 +11,7 @@ from tests.conftest import wait_for
 from tests.web.conftest import Caller, rows, the_error
 from web import auth
 
-PUBLIC = {"/", "/healthz", "/readyz", "/static/<path:filename>"}
+PUBLIC = {"/", "/healthz", "/readyz", "/static/<path:filename>", "/openapi.json", "/docs", "/docs/<name>"}
 
 
 def routes(app: Flask) -> list[tuple[str, str]]:

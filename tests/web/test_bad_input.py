@@ -468,9 +468,25 @@ def test_a_query_where_there_is_none_is_refused(
     assert rows(house[1]) == 0
 
 
-@pytest.mark.parametrize("after", ["resp_" + "0" * 32, "x", "%00", "%ed%a0%80"])
+@pytest.mark.parametrize("after", ["resp_" + "0" * 32, "x", "%ed%a0%80"])
 def test_a_page_after_nothing_is_refused(house: tuple[Caller, Database], after: str) -> None:
     assert the_error(house[0].get(f"/v1/responses?after={after}"), 404, None)["param"] == "after"
+
+
+@pytest.mark.parametrize(
+    ("url", "param"),
+    [
+        ("responses?after=a%00", "after"),
+        ("webhook_endpoints?after=%00", "after"),
+        ("fine_tuning/jobs?metadata[a]=%00", "metadata[a]"),
+        ("fine_tuning/jobs?metadata[%00]=a", "metadata[\0]"),
+        ("models?%00=", "\0"),
+    ],
+)
+def test_a_query_with_a_nul_is_refused(house: tuple[Caller, Database], url: str, param: str) -> None:
+    error = the_error(house[0].get(f"/v1/{url}"), 400, "invalid_value")
+    assert error["param"] == param
+    assert "NUL" in error["message"]
 
 
 @pytest.mark.parametrize("name", ["x", "%00", "resp_%0a", "resp_" + "0" * 32, "resp_" + "0" * 5000, "%F0%9F"])

@@ -24,6 +24,7 @@ def receiver() -> Iterator[Receiver]:
 def a_delivery(url: str, *signing_secrets: str) -> Delivery:
     return Delivery(
         id="evt_1",
+        owner_id=1,
         type="response.completed",
         resource_id="resp_1",
         created_at=datetime.now(UTC),

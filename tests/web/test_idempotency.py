@@ -166,7 +166,7 @@ def _waiters(database: Database) -> int:
 def test_a_client_that_has_gone_before_its_create_was_accepted_leaves_nothing(
     caller: Caller, offered: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "gone", lambda: True)
+    monkeypatch.setattr(connection.Connection, "gone", lambda _: True)
     the_error(create(caller, 0), 503, "client_gone")
     assert rows(offered) == 0
     made(create(caller))  # who never sends again has sent it for good

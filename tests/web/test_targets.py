@@ -114,3 +114,9 @@ def test_a_name_that_changes_its_mind_is_checked_at_every_attempt(monkeypatch: p
     assert targets.resolve(target, False) == "8.8.8.8"
     with pytest.raises(targets.Refused):
         targets.resolve(target, False)
+
+
+@pytest.mark.parametrize("host", ["a..b", ".", ".hooks.example", "a" * 64 + ".example"])
+def test_a_host_that_no_resolver_takes_is_refused(host: str) -> None:
+    with pytest.raises(targets.Refused, match="names a host"):
+        targets.parse(f"https://{host}/", allow_private=False)

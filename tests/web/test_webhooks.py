@@ -91,8 +91,8 @@ def test_somebody_elses_endpoint_is_as_if_there_were_none(
     verb, _, action = method.partition(" ")
     body = '{"event_type": "response.completed"}' if action == "test" else "{}"
     answers = [
-        stranger.send(verb, f"/v1/webhook_endpoints/{id}" + (f"/{action}" if action else ""), data=body)
-        for id in (made, "we_missing")
+        stranger.send(verb, f"/v1/webhook_endpoints/{one}" + (f"/{action}" if action else ""), data=body)
+        for one in (made, "we_missing")
     ]
     assert [answer.status_code for answer in answers] == [404, 404]
     assert answers[0].text.replace(made, "we_missing") == answers[1].text

@@ -68,12 +68,14 @@ class Bench:
         whole = {"prompts": prompts or ["hello"]} | (task or {})
         self.submit_at_once({name: model}, whole, **sampling)
 
-    def submit_at_once(self, models: dict[str, str], task: dict[str, Any], **sampling: Any) -> None:
+    def submit_at_once(
+        self, models: dict[str, str], task: dict[str, Any], width: int = 1, **sampling: Any
+    ) -> None:
         asked = {"max_tokens": 8, "seed": 1, "ignore_eos": True} | sampling
         with self.database.transaction() as connection:
             for name, model in models.items():
                 new = samples.new(self.owner, name, input=task | {"sampling": asked})
-                lifecycle.submit(connection, replace(new, model=model))
+                lifecycle.submit(connection, replace(new, model=model, width=width))
         self.intake.wake()
 
     def said(self, name: str) -> Any:
@@ -287,6 +289,15 @@ def test_names_that_share_slots_share_them_out(bench: Bench) -> None:
     running = [name for name in models if bench.state(name) == State.RUNNING]
     assert "tuned" in running, "three plain jobs, who waited for longer, leave it a slot"
     assert len(running) == SLOTS
+
+
+def test_jobs_whose_sequences_do_not_fit_are_left_to_other_workers(bench: Bench) -> None:
+    bench.device.stop()  # nobody steps: what is claimed stays
+    models = dict.fromkeys("abc", samples.MODEL)
+    bench.submit_at_once(models, {"prompts": ["hello"], "n": SLOTS // 2}, width=SLOTS // 2)
+    wait_for(lambda: bench.lane.free == 0)
+    bench.intake.wake()
+    assert sorted(bench.state(name) for name in models) == [State.QUEUED, State.RUNNING, State.RUNNING]
 
 
 def serve_beside(bench: Bench, name: str, adapter: Adapter) -> Lane:

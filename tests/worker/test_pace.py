@@ -138,7 +138,7 @@ def test_nobody_talking_leaves_all_the_room_to_prompts(
     assert model.passes == [(0, 100)] * 4
 
 
-def test_one_slow_step_changes_hardly_anything() -> None:
+def test_one_slow_step_is_soon_forgotten() -> None:
     pace = Pace()
     for _ in range(10):
         pace.learn(0.010, 4, 0)
@@ -150,43 +150,8 @@ def test_one_slow_step_changes_hardly_anything() -> None:
         if step == 60:
             break
     assert loads[7] == pytest.approx(35, abs=2)
-    assert loads[9] == pytest.approx(35, abs=8)
+    assert LEAST <= loads[9] < 20
     assert loads[30] == pytest.approx(35, abs=5)
-
-
-def by_many_small_operators(talking: int, prompts: int) -> float:
-    """The torch path as measured on two cores: prompt rows have a fixed cost, each talker costs less."""
-    alone = 6.5e-3 + 0.75e-3 * talking - 6.5e-6 * talking**2
-    return alone + (3e-3 + 0.16e-3 * prompts if prompts else 0)
-
-
-def test_a_growing_crowd_is_read_at_full_pace_though_prompts_wait_all_the_time() -> None:
-    pace = Pace()
-    pace.learn(by_many_small_operators(1, 0), 1, 0)
-    pace.learn(0.3, 2, 8)  # the first step of its shape: what it needs is prepared
-    stretches = []
-    for step in range(400):
-        talking = min(31, 1 + step // 10)
-        load = pace.load(talking, 128 - talking)
-        seconds = by_many_small_operators(talking, load)
-        stretches.append(seconds / by_many_small_operators(talking, 0))
-        pace.learn(seconds, talking, load)
-    assert 1.5 <= statistics.median(stretches[200:]) <= 1.75
-    assert max(stretches[50:]) <= 2
-
-
-def test_texts_that_grow_do_not_choke_the_prompts_that_keep_coming() -> None:
-    pace = Pace()
-    for _ in range(100):
-        pace.learn(0.004, 8, 0)
-    stretches = []
-    for step in range(600):
-        alone = 0.004 + 0.00001 * step  # attention reads more with each token
-        load = pace.load(8, 120)
-        pace.learn(seconds := alone + 0.00015 * load, 8, load)
-        stretches.append(seconds / alone)
-    assert 1.5 <= statistics.median(stretches[300:]) <= 1.75
-    assert max(stretches) <= 2
 
 
 def test_one_slow_step_without_prompts_does_not_open_the_gate() -> None:

@@ -1,0 +1,89 @@
+"""Work that is cheaper together: callers that come at the same time are served by one of them, for all.
+
+A lone caller is served at once. Whoever finds all turns taken waits for the next, which one of those who wait
+takes for all of them; so groups grow with the load, and no clock and no thread is needed.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from jobs.errors import DatabaseUnavailable
+
+_MOST = 64  # of one group: one that fails is done again one by one
+_AT_ONCE = 2  # groups: while PostgreSQL works for one, the callers of the other get ready
+
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
+
+
+class _Caller(Generic[Asked, Answer]):
+    """Somebody who waits for an answer, an error, or for the turn to serve all who wait."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self.answer: list[Answer] = []
+        self.error: BaseException | None = None
+        self.woken = threading.Event()
+
+    @property
+    def served(self) -> bool:
+        return bool(self.answer) or self.error is not None
+
+
+class Grouping(Generic[Asked, Answer]):
+    """Serves callers in groups, a few groups at a time."""
+
+    def __init__(self, work: Callable[[Sequence[Asked]], Sequence[Answer]]) -> None:
+        """`work` has one answer for each that is asked, in their order; where it raises, it did nothing."""
+        self._work = work
+        self._lock = threading.Lock()
+        self._waiting: list[_Caller[Asked, Answer]] = []
+        self._turns = 0
+
+    def ask(self, asked: Asked) -> Answer:
+        """The answer to one caller.
+
+        Raises:
+            Whatever `work` raises for this caller alone; DatabaseUnavailable for the whole group.
+        """
+        caller = _Caller[Asked, Answer](asked)
+        with self._lock:
+            self._waiting.append(caller)
+            waits = self._turns == _AT_ONCE
+            self._turns += not waits
+        if waits:
+            caller.woken.wait()
+        if not caller.served:
+            self._serve()
+        if caller.error is not None:
+            raise caller.error
+        return caller.answer[0]
+
+    def _serve(self) -> None:
+        """Take a turn: the caller is the first of those who wait."""
+        with self._lock:
+            group, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
+        try:
+            self._answer(group)
+        finally:  # also where this caller's greenlet is ended in the middle
+            with self._lock:
+                following = self._waiting[:1]
+                self._turns -= not following
+            for one in [*group, *following]:
+                if one in group and not one.served:
+                    one.error = DatabaseUnavailable("the turn of its group was broken off")
+                one.woken.set()
+
+    def _answer(self, group: Sequence[_Caller[Asked, Answer]]) -> None:
+        try:
+            answers = self._work([one.asked for one in group])
+            for one, answer in zip(group, answers, strict=True):
+                one.answer.append(answer)
+        except Exception as error:  # noqa: BLE001  everybody gets the error of their own
+            if len(group) == 1 or isinstance(error, DatabaseUnavailable):
+                for one in group:
+                    one.error = error
+                return
+            for one in group:
+                self._answer([one])
