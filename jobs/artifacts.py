@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from jobs.errors import StorageFailed
 
@@ -150,6 +151,8 @@ class ArtifactStore:
         if not self._files.exists(path):
             self._files.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
             self._files.mv(aside, path)
+            if isinstance(self._files, LocalFileSystem):
+                _names_to_disk(PurePosixPath(path).parent)
 
     def _path(self, name: str) -> str:
         if not _NAME.fullmatch(name):
@@ -162,6 +165,16 @@ def _to_disk(file: BinaryIO) -> None:
     file.flush()
     with suppress(AttributeError, UnsupportedOperation):
         os.fsync(file.fileno())
+
+
+def _names_to_disk(folder: PurePosixPath) -> None:
+    """As for bytes: a row that survives a crash of the machine must find its file under its name."""
+    for each in (folder, folder.parent):  # the folder itself may be new
+        opened = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def _age(moment: datetime) -> float:

@@ -4,10 +4,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from jobs.states import FINAL
 from jobs.tables import jobs, model_versions, offers
 
 SILENT_AFTER = timedelta(minutes=10)
@@ -32,11 +31,6 @@ class ModelVersion:
     tokenizer: str  # artifact
     chat_template: str | None
     slots: int  # sequences in one batch; of several workers, the fewest: any of them may get the job
-    owner_id: int | None = None  # of a fine-tuned one, which nobody else may see
-
-    def seen_by(self, owner_id: int) -> bool:
-        """Whether an owner may know of it."""
-        return self.owner_id in (None, owner_id)
 
 
 @dataclass(frozen=True)
@@ -47,6 +41,11 @@ class Offer:
     version: ModelVersion | None
     reason: str | None
     since: datetime
+    owner_id: int | None = None  # of a fine-tuned model, which nobody else may see
+
+    def seen_by(self, owner_id: int) -> bool:
+        """Whether an owner may know of it."""
+        return self.owner_id in (None, owner_id)
 
     @property
     def status(self) -> str:
@@ -96,8 +95,11 @@ def forget_silent_workers(connection: Connection) -> None:
 def listing(connection: Connection) -> dict[str, Offer]:
     """Every name somebody offers or failed to get; an offer counts before a failure, the newest first."""
     fewest = func.min(offers.c.slots).over(partition_by=offers.c.name).label("slots")
+    version = model_versions.alias()  # any of that name: one that cannot be had has an owner, too
+    owner = select(version.c.owner_id).where(version.c.name == offers.c.name, version.c.owner_id.is_not(None))
+    owned_by = owner.limit(1).scalar_subquery().label("owned_by")
     rows = connection.execute(
-        select(offers.c.name, offers.c.reason, offers.c.seen_at, fewest, *model_versions.c)
+        select(offers.c.name, offers.c.reason, offers.c.seen_at, fewest, owned_by, *model_versions.c)
         .outerjoin(model_versions, model_versions.c.id == offers.c.version_id)
         .order_by(offers.c.name, offers.c.version_id.desc().nulls_last(), offers.c.reason != LOADING)
     )
@@ -131,14 +133,17 @@ def is_fine_tuned(connection: Connection, owner_id: int, name: str) -> bool:
 
 def needed_by(connection: Connection, name: str) -> str | None:
     """The id of a job that has not ended and needs the model; None if there is none."""
-    waiting = select(jobs.c.id).where(jobs.c.model == name, jobs.c.state.not_in(FINAL)).limit(1)
-    found: str | None = connection.execute(waiting).scalar()
-    return found
+    for alive in ("'queued'", "'running'"):  # literals: each has an index, which a bound value would hide
+        mine = select(jobs.c.id).where(jobs.c.model == name, jobs.c.state == literal_column(alive)).limit(1)
+        if (found := connection.execute(mine).scalar()) is not None:
+            return str(found)
+    return None
 
 
-def remove(connection: Connection, owner_id: int, name: str) -> None:
-    """Delete a fine-tuned model; nobody offers it any more, and its artifacts go with the next pruning."""
-    connection.execute(delete(model_versions).where(*_owned(owner_id, name)))
+def remove(connection: Connection, owner_id: int, name: str) -> list[str]:
+    """Delete a fine-tuned model, which nobody offers any more; return the artifacts that it leaves."""
+    gone = delete(model_versions).where(*_owned(owner_id, name)).returning(model_versions.c.tokenizer)
+    return list(connection.execute(gone).scalars())
 
 
 def _owned(owner_id: int, name: str) -> tuple[ColumnElement[bool], ...]:
@@ -148,7 +153,7 @@ def _owned(owner_id: int, name: str) -> tuple[ColumnElement[bool], ...]:
 
 def _offer(row: Row) -> Offer:  # type: ignore[type-arg]
     if row.reason is not None:
-        return Offer(row[0], None, row.reason, row.seen_at)
+        return Offer(row[0], None, row.reason, row.seen_at, row.owned_by)
     version = ModelVersion(
         name=row[0],
         digest=row.digest,
@@ -160,9 +165,8 @@ def _offer(row: Row) -> Offer:  # type: ignore[type-arg]
         tokenizer=row.tokenizer,
         chat_template=row.chat_template,
         slots=row.slots or 1,  # a worker from before this column has not said
-        owner_id=row.owner_id,
     )
-    return Offer(row[0], version, None, row.created_at)
+    return Offer(row[0], version, None, row.created_at, row.owned_by)
 
 
 def _register(connection: Connection, version: ModelVersion) -> int:
@@ -170,7 +174,7 @@ def _register(connection: Connection, version: ModelVersion) -> int:
     values = {
         column.name: getattr(version, column.name)
         for column in model_versions.c
-        if hasattr(version, column.name) and column.name != "owner_id"  # whoever offers it does not own it
+        if hasattr(version, column.name)  # so not its owner: whoever offers it does not own it
     }
     kept = insert(model_versions).values(**values)
     key = ["name", "digest", "quantization"]

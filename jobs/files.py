@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, func, null, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from jobs.artifacts import ArtifactStore, Writer
@@ -81,7 +81,7 @@ def announce(database: Database, artifact: str) -> None:
         DatabaseUnavailable: it was not said.
     """
     with database.transaction() as connection:
-        _loosen(connection, [artifact])
+        loosen(connection, [artifact])
 
 
 def create(connection: Connection, new: NewFile) -> FileRecord:
@@ -110,8 +110,10 @@ def find(connection: Connection, owner_id: int, file_id: str, hold: bool = False
 def page(
     connection: Connection, owner_id: int, purpose: str | None, after: str | None, limit: int, newest: bool
 ) -> tuple[list[FileRecord], bool]:
-    """Up to `limit` files that follow the file `after`, and whether there are more."""
-    query = select(files).where(files.c.owner_id == owner_id)
+    """Up to `limit` files that follow the file `after`, without their errors, and whether there are more."""
+    # without their errors, of which ten thousand files could have a gigabyte
+    shown = [null().label("errors") if column is files.c.errors else column for column in files.c]
+    query = select(*shown).where(files.c.owner_id == owner_id)
     if purpose is not None:
         query = query.where(files.c.purpose == purpose)
     if after is not None:
@@ -140,6 +142,15 @@ def remove(connection: Connection, file_id: str) -> None:
     Lock the row first (`lock`), then ask `in_use`.
     """
     _forget(connection, files.c.id == file_id)
+
+
+def loosen(connection: Connection, artifacts: Sequence[str]) -> None:
+    """Say that there may be no row any more that names these artifacts: they are looked at after a while."""
+    if artifacts:
+        rows = [{"artifact": artifact} for artifact in sorted(set(artifacts))]  # locked in one order
+        since = {"since": func.now()}
+        marks = insert(loose_artifacts).values(rows)
+        connection.execute(marks.on_conflict_do_update(index_elements=["artifact"], set_=since))
 
 
 def lock(connection: Connection, owner_id: int, file_id: str) -> bool:
@@ -228,16 +239,8 @@ def _remove_loose(database: Database, store: ArtifactStore) -> bool:
 
 def _forget(connection: Connection, which: ColumnElement[bool]) -> int:
     gone = list(connection.execute(delete(files).where(which).returning(files.c.artifact)).scalars())
-    _loosen(connection, gone)
+    loosen(connection, gone)
     return len(gone)
-
-
-def _loosen(connection: Connection, artifacts: Sequence[str]) -> None:
-    if artifacts:
-        rows = [{"artifact": artifact} for artifact in sorted(set(artifacts))]  # locked in one order
-        since = {"since": func.now()}
-        marks = insert(loose_artifacts).values(rows)
-        connection.execute(marks.on_conflict_do_update(index_elements=["artifact"], set_=since))
 
 
 def _expired() -> ColumnElement[bool]:

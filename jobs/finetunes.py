@@ -18,6 +18,7 @@ HELD = datetime(9999, 1, 1, tzinfo=UTC)
 """When a job is available that waits for its files: only once the clerk has read them."""
 
 _SHOWN_ERRORS = 10  # of a file, in the message of the job that it fails
+_AT_ONCE = 100  # jobs of one transaction
 
 
 @dataclass(frozen=True)
@@ -49,34 +50,46 @@ def hold(connection: Connection, job_id: str) -> None:
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(available_at=HELD))
 
 
-_WAITING = """
-    SELECT job.id AS job, file.id AS file, file.status, file.errors,
-      file.id = job.input->>'validation_file' AS validates
-    FROM jobs job LEFT JOIN files file
-      ON file.owner_id = job.owner_id
-      AND file.id IN (job.input->>'training_file', job.input->>'validation_file')
+_READY = """
+    SELECT job.id FROM jobs job
     WHERE job.state = 'queued' AND job.queue = 'train' AND job.available_at = :held
+      AND NOT EXISTS (
+        SELECT 1 FROM files file
+        WHERE file.owner_id = job.owner_id AND file.status = 'uploaded'
+          AND file.id IN (job.input->>'training_file', job.input->>'validation_file')
+      )
 """
+_FILES = text("""
+    SELECT given.id, given.validates, file.status, file.errors
+    FROM jobs job
+    CROSS JOIN LATERAL (
+      VALUES (job.input->>'training_file', false), (job.input->>'validation_file', true)
+    ) given (id, validates)
+    LEFT JOIN files file ON file.owner_id = job.owner_id AND file.id = given.id
+    WHERE job.id = :job AND given.id IS NOT NULL
+    ORDER BY given.validates
+""")
 
 
 def any_ready(connection: Connection) -> bool:
-    """Whether a job waits for files that have all been read by now."""
-    ready = f"SELECT job FROM ({_WAITING}) waiting GROUP BY job HAVING bool_and(status <> 'uploaded') LIMIT 1"
-    return connection.execute(text(ready), {"held": HELD}).first() is not None
+    """Whether a job waits for files that have all been read by now, or are gone."""
+    return connection.execute(text(f"{_READY} LIMIT 1"), {"held": HELD}).first() is not None
 
 
 def settle_waiting(connection: Connection) -> tuple[int, int]:
-    """Let those go on whose files are read, fail those whose files are wrong; returns how many of each."""
-    waiting: dict[str, list[Row[Any]]] = {}
-    for row in connection.execute(text(f"{_WAITING} FOR UPDATE OF job SKIP LOCKED"), {"held": HELD}):
-        waiting.setdefault(row.job, []).append(row)
+    """Let some of those go on whose files are read, fail those whose files are wrong.
+
+    Returns how many of each; neither: none is left, or another clerk has them.
+    """
+    some = text(f"{_READY} LIMIT {_AT_ONCE} FOR UPDATE OF job SKIP LOCKED")
     released = failed = 0
-    for job_id, rows in waiting.items():
-        wrong = next((row for row in rows if row.status in ("error", None)), None)
+    for job_id in connection.execute(some, {"held": HELD}).scalars().all():
+        rows = connection.execute(_FILES, {"job": job_id}).all()
+        wrong = next((row for row in rows if row.status != "processed"), None)
         if wrong is not None:
             kind = InvalidValidationFile if wrong.validates else InvalidTrainingFile
             failed += lifecycle.fail_queued(connection, job_id, kind(_what_is_wrong(wrong)))
-        elif all(row.status == "processed" for row in rows):
+        else:
             connection.execute(
                 update(jobs).where(jobs.c.id == job_id).values(available_at=func.clock_timestamp())
             )
@@ -85,14 +98,14 @@ def settle_waiting(connection: Connection) -> tuple[int, int]:
 
 
 def _what_is_wrong(file: Row[Any]) -> str:
-    if file.file is None:
+    if file.status is None:
         return "Its file is gone. Upload it again and create another fine-tune."
     found = [
         f"line {one['line']}: {one['message']}" if one.get("line") else str(one["message"])
         for one in file.errors or []
     ]
     more = f" And {len(found) - _SHOWN_ERRORS} more." if len(found) > _SHOWN_ERRORS else ""
-    return f"The file {file.file} cannot be trained on. {' '.join(found[:_SHOWN_ERRORS])}{more}"
+    return f"The file {file.id} cannot be trained on. {' '.join(found[:_SHOWN_ERRORS])}{more}"
 
 
 def pause(connection: Connection, owner_id: int, job_id: str) -> None:

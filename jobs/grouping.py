@@ -1,6 +1,6 @@
 """Work that is cheaper together: callers that come at the same time are served by one of them, for all.
 
-A lone caller is served at once. Whoever finds all turns taken waits for the next, which one of those who wait
+A lone caller is served at once. Whoever comes meanwhile waits for the next turn, which one of those who wait
 takes for all of them; so groups grow with the load, and no clock and no thread is needed.
 """
 
@@ -11,7 +11,6 @@ from typing import Generic, TypeVar
 from jobs.errors import DatabaseUnavailable
 
 _MOST = 64  # of one group: one that fails is done again one by one
-_AT_ONCE = 2  # groups: while PostgreSQL works for one, the callers of the other get ready
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -32,14 +31,14 @@ class _Caller(Generic[Asked, Answer]):
 
 
 class Grouping(Generic[Asked, Answer]):
-    """Serves callers in groups, a few groups at a time."""
+    """Serves callers in groups, one group at a time."""
 
     def __init__(self, work: Callable[[Sequence[Asked]], Sequence[Answer]]) -> None:
         """`work` has one answer for each that is asked, in their order; where it raises, it did nothing."""
         self._work = work
         self._lock = threading.Lock()
         self._waiting: list[_Caller[Asked, Answer]] = []
-        self._turns = 0
+        self._busy = False
 
     def ask(self, asked: Asked) -> Answer:
         """The answer to one caller.
@@ -50,8 +49,7 @@ class Grouping(Generic[Asked, Answer]):
         caller = _Caller[Asked, Answer](asked)
         with self._lock:
             self._waiting.append(caller)
-            waits = self._turns == _AT_ONCE
-            self._turns += not waits
+            waits, self._busy = self._busy, True
         if waits:
             caller.woken.wait()
         if not caller.served:
@@ -69,7 +67,7 @@ class Grouping(Generic[Asked, Answer]):
         finally:  # also where this caller's greenlet is ended in the middle
             with self._lock:
                 following = self._waiting[:1]
-                self._turns -= not following
+                self._busy = bool(following)
             for one in [*group, *following]:
                 if one in group and not one.served:
                     one.error = DatabaseUnavailable("the turn of its group was broken off")

@@ -342,7 +342,7 @@ def fail_queued(connection: Connection, job_id: str, error: JobError) -> int:
 
 
 def fail_unserved(connection: Connection, queue: str, after: timedelta) -> int:
-    """Fail the jobs of a queue that have waited for longer than `after` for a model that no worker has any more."""
+    """Fail the jobs of a queue that waited longer than `after` for a model that no worker has any more."""
     error = ModelUnavailable("No worker offers this model any more.")
     return _fail_unserved(connection, error, jobs.c.queue == queue, jobs.c.turn < _NOW - after)
 

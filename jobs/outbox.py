@@ -98,8 +98,8 @@ _CLAIM = text("""
       UPDATE outbox SET attempts = attempts + 1, due_at = now() + :claimed
       FROM first WHERE outbox.id = first.id RETURNING outbox.*
     )
-    SELECT claimed.id, claimed.owner_id, claimed.type, claimed.resource_id, claimed.created_at, claimed.attempts,
-      claimed.endpoint_id, coalesce(endpoint.url, claimed.url) AS url, endpoint.secret,
+    SELECT claimed.id, claimed.owner_id, claimed.type, claimed.resource_id, claimed.created_at,
+      claimed.attempts, claimed.endpoint_id, coalesce(endpoint.url, claimed.url) AS url, endpoint.secret,
       CASE WHEN endpoint.old_secret_until > now() THEN endpoint.old_secret END AS old_secret, key.digest
     FROM claimed LEFT JOIN webhook_endpoints endpoint ON endpoint.id = claimed.endpoint_id
     LEFT JOIN api_keys key ON key.id = claimed.api_key_id

@@ -252,7 +252,7 @@ job_events = Table(
     "job_events",
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
-    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
     Column("at", _moment, nullable=False, server_default=text("clock_timestamp()")),
     Column("attempt", Integer, nullable=False),
     Column("state", Text, nullable=False),
@@ -262,6 +262,7 @@ job_events = Table(
     Column("level", Text),
     Column("message", Text),
     Column("data", _optional),
+    Index("ix_job_events_job_id_id", "job_id", "id"),
 )
 
 checkpoints = Table(

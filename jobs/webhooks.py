@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, null, select, update
 
-from jobs.tables import webhook_endpoints
+from jobs.tables import owners, webhook_endpoints
 
 EVENT_TYPES = (
     "response.completed",
@@ -69,7 +69,8 @@ def create(
 
 
 def count(connection: Connection, owner_id: int) -> int:
-    """How many endpoints an owner has."""
+    """How many endpoints an owner has; until the commit, nobody else counts them."""
+    connection.execute(select(owners.c.id).where(owners.c.id == owner_id).with_for_update(key_share=True))
     mine = webhook_endpoints.c.owner_id == owner_id
     return int(connection.execute(select(func.count()).where(mine)).scalar_one())
 

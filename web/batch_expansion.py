@@ -44,8 +44,12 @@ class _Chunk:
         self.size += size
 
     @property
+    def lines(self) -> int:
+        return len(self.jobs) + len(self.refused)
+
+    @property
     def full(self) -> bool:
-        return len(self.jobs) + len(self.refused) >= _LINES or self.size >= _BYTES
+        return self.lines >= _LINES or self.size >= _BYTES
 
 
 def expand(desk: Desk, batch: Batch) -> Iterator[None]:
@@ -67,7 +71,7 @@ def expand(desk: Desk, batch: Batch) -> Iterator[None]:
         return
     with desk.store.open(file.artifact) as stream:
         for chunk in _chunks(desk, batch, stream, done):
-            if chunk.size:
+            if chunk.lines:
                 if not _accept(desk, batch, chunk):
                     return  # it was cancelled, or its time is over
                 yield
@@ -121,7 +125,7 @@ def _chunks(desk: Desk, batch: Batch, stream: BinaryIO, done: int) -> Iterator[_
         if chunk.full:
             yield chunk
             chunk = _Chunk()
-    if chunk.size or chunk.blocked:
+    if chunk.lines or chunk.blocked:
         yield chunk
 
 

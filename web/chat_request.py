@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from jobs.inputs import MAX_LOGPROBS
 from web.choices import ChoicesRequest
 from web.errors import BadRequest
-from web.requests import Count, Label, Metadata
+from web.requests import MAX_MESSAGES, Count, Label, Metadata
 
 
 def _text_part(value: Any) -> Any:
@@ -93,7 +93,7 @@ class ChatRequest(ChoicesRequest):
         "web_search_options": (),
     }
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Count | None = None
     max_tokens: Count | None = None  # its older name
     logprobs: bool = False

@@ -93,11 +93,11 @@ class _Pinned(http.client.HTTPConnection):
         """Open the socket; with TLS, only to who can show that it is the host."""
         self.sock = socket.create_connection((self._address, self.port), self.timeout)
         if self._tls:
-            # the handshake only then: `cut` must find the socket that waits
+            # the handshake only afterwards: `cut` must find the socket that waits
             self.sock = _TLS.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
         if self.was_cut:  # before there was this socket
             raise TimeoutError
-        if self._tls:
+        if isinstance(self.sock, ssl.SSLSocket):
             self.sock.do_handshake()
 
     def cut(self) -> None:

@@ -14,6 +14,7 @@ from jobs.files import FileRecord
 from jobs.lines import Flaw
 from jobs.queue import Chore
 from web import refusals
+from web.alone import Alone
 from web.desk import Desk
 from web.endpoints import ENDPOINTS
 from web.errors import BadRequest
@@ -115,22 +116,15 @@ def validate(
 
 
 class ValidationChore:
-    """Works in one thread of the process at a time, or large files would take those of all chores."""
+    """Reads the files that wait, one after the other, until it is stopped."""
 
     def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._bell, self._stop = threading.Event(), threading.Event()
-        self._busy = threading.Lock()
+        self._stop = threading.Event()
+        self._alone = Alone(lambda: work(desk, self._stop.is_set))
 
     def rung(self) -> None:
-        """There may be work: do it, unless another thread is at it, which then looks once more."""
-        self._bell.set()
-        while self._bell.is_set() and self._busy.acquire(blocking=False):
-            try:
-                self._bell.clear()
-                work(self._desk, self._stop.is_set)
-            finally:
-                self._busy.release()
+        """There may be work."""
+        self._alone.rung()
 
     def stop(self) -> None:
         """Leave the file that is being read to the next process."""

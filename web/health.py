@@ -30,7 +30,8 @@ def ready() -> Response:
         response.status_code = 503
         response.headers["Retry-After"] = "2"
         return response
-    models = {name: _model(offer) for name, offer in offers.items()}
+    # nobody has shown a key here: of fine-tuned models only their owners may know
+    models = {name: _model(offer) for name, offer in offers.items() if offer.owner_id is None}
     return jsonify(status="ready" if redis else "degraded", database=True, redis=redis, models=models)
 
 

@@ -1,6 +1,5 @@
 """The chore that empties the outbox: targets side by side, so that a hanging one holds up only itself."""
 
-import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import structlog
@@ -16,20 +15,9 @@ _SIDE_BY_SIDE = 16
 _LOOK_SECONDS = 0.5  # what falls due while others are on their way waits for no answer of theirs
 _GONE = 410
 
-_sending = threading.Lock()
-
 
 def deliver(database: Database, allow_private: bool) -> int:
-    """Send what is due until nothing is; return how many were delivered. One at a time in a process."""
-    if not _sending.acquire(blocking=False):
-        return 0  # the other one will find it
-    try:
-        return _deliver(database, allow_private)
-    finally:
-        _sending.release()
-
-
-def _deliver(database: Database, allow_private: bool) -> int:
+    """Send what is due until nothing is; return how many were delivered."""
     done, running = 0, dict[Future[bool], Delivery]()
     with ThreadPoolExecutor(_SIDE_BY_SIDE, "messenger") as pool:
         while True:

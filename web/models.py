@@ -4,12 +4,13 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
-from jobs import catalog
+from jobs import catalog, files
 from jobs.catalog import ModelVersion, Offer
 from web import query
 from web.auth import owner_id
 from web.backend import backend
 from web.errors import Conflict, Forbidden
+from web.offers import version_of
 
 blueprint = Blueprint("models", __name__)
 
@@ -26,9 +27,8 @@ def index() -> Response:
 def show(model: str) -> Response:
     """One model; its name may hold slashes."""
     query.parse(query.Query)
-    offers = backend().offers
-    version = offers.require(model, owner_id())
-    return jsonify(_object(version, offers.all()[model]))
+    offers = backend().offers.seen_by(owner_id())
+    return jsonify(_object(version_of(model, offers), offers[model]))
 
 
 @blueprint.delete("/v1/models/<path:model>")
@@ -44,7 +44,7 @@ def delete(model: str) -> Response:
         if job_id := catalog.needed_by(connection, model):
             said = f"The model '{model}' is needed by {job_id}. Cancel that or wait for its end."
             raise Conflict(said, param="model", code="model_in_use", should_retry=False)
-        catalog.remove(connection, owner_id(), model)
+        files.loosen(connection, catalog.remove(connection, owner_id(), model))
     backend().offers.forget()
     return jsonify(id=model, object="model", deleted=True)
 

@@ -34,8 +34,7 @@ class Offers:
 
     def seen_by(self, owner_id: int) -> Mapping[str, Offer]:
         """Those of `all` that an owner may know of."""
-        offers = self.all().items()
-        return {name: one for name, one in offers if one.version is None or one.version.seen_by(owner_id)}
+        return {name: offer for name, offer in self.all().items() if offer.seen_by(owner_id)}
 
     def forget(self) -> None:
         """Ask SQL again the next time."""
@@ -48,7 +47,7 @@ class Offers:
             NotFound: there is none; the message says why, or which names there are.
             Unavailable: it is being loaded.
         """
-        return _version(name, self.seen_by(owner_id))
+        return version_of(name, self.seen_by(owner_id))
 
     def reads(self, name: str) -> str:
         """The artifact with the tokenizer of whichever version answers to a name, or did last."""
@@ -74,7 +73,12 @@ class Offers:
         return found
 
 
-def _version(name: str, offers: Mapping[str, Offer]) -> ModelVersion:
+def version_of(name: str, offers: Mapping[str, Offer]) -> ModelVersion:
+    """The version behind a name.
+
+    Raises:
+        As `Offers.require`.
+    """
     offer = offers.get(name)
     if offer is not None and offer.version is not None:
         return offer.version

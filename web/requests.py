@@ -20,6 +20,8 @@ from web.errors import BadRequest
 from web.refusals import Refusal
 
 MAX_INT = 2**31 - 1
+MAX_MESSAGES = 2048
+"""Of one request, as OpenAI's; tens of thousands would hold up everybody else while they are read."""
 
 
 def _one_or_many(value: Any) -> Any:

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from jobs.inputs import MAX_LOGPROBS
 from web import refusals
-from web.requests import Count, Label, Metadata, SampledRequest
+from web.requests import MAX_MESSAGES, Count, Label, Metadata, SampledRequest
 from web.webhook_requests import EventTypes
 
 DEFAULT_OUTPUT_TOKENS = 256
@@ -77,6 +77,9 @@ class InputMessage(BaseModel):
         return "".join(part.text for part in self.content)
 
 
+_Messages = Annotated[list[InputMessage], Field(max_length=MAX_MESSAGES)]
+
+
 def _as_messages(value: Any) -> Any:
     if not isinstance(value, str | list):
         raise PydanticCustomError("invalid_type", "Invalid type for '{param}': send a string or an array.")
@@ -123,8 +126,8 @@ class ResponseRequest(SampledRequest):
     }
 
     input: Annotated[
-        list[InputMessage],
-        BeforeValidator(_as_messages, json_schema_input_type=str | list[InputMessage]),
+        _Messages,
+        BeforeValidator(_as_messages, json_schema_input_type=str | _Messages),
         AfterValidator(_says_something),
     ]
     instructions: str | None = None

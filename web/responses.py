@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from jobs import lifecycle, records
 from jobs.records import JobRecord
 from jobs.states import FINAL, State
+from web import connection as clients
 from web import idempotency, query, response_object, streaming, synchronous
 from web.auth import identity, owner_id
 from web.backend import backend
@@ -210,7 +211,7 @@ def _wait(job_id: str, seconds: float) -> None:
     """Wait if a place is free; otherwise the caller gets the state as it is, and asks again."""
     with backend().waiting.place() as free:
         if free:
-            backend().waiting.wait(job_id, seconds)
+            backend().waiting.wait(job_id, seconds, clients.current())
 
 
 def _answer(record: JobRecord) -> Response:

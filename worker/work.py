@@ -88,7 +88,7 @@ class Work:
         if self.task.echo:
             stored["prompt_tokens"] = sequence.prompt
         if self.task.sampling.logprobs is not None:
-            stored["logprobs"] = [stored_logprob(one) for one in sequence.logprobs]
+            stored["logprobs"] = [stored_logprob(one) for one in sequence.logprobs[: len(tokens)]]
             if self.task.echo:
                 stored["prompt_logprobs"] = [one and stored_logprob(one) for one in sequence.prompt_logprobs]
         return stored

@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,15 @@ def test_a_client_that_closed_is_gone(pair: tuple[socket.socket, socket.socket])
     theirs.close()
     assert Connection(ours).gone()
     ours.close()
+    assert Connection(ours).gone()
+
+
+def test_a_client_that_closed_behind_bytes_that_nobody_read_is_gone(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pair
+    theirs.sendall(b"\r\n")
+    theirs.close()
     assert Connection(ours).gone()
 
 
@@ -114,3 +124,11 @@ def test_a_post_without_a_body_may_call_it_json(caller: Caller) -> None:
         "POST", f"/v1/responses/{made['id']}/cancel", data=b"", Content_Type="application/json"
     )
     assert (answer.status_code, answer.get_json()["status"]) == (200, "cancelled")
+
+
+def test_a_long_poll_ends_when_its_client_has_gone(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = caller.post("/v1/responses", model="starter", input="x", background=True).get_json()
+    monkeypatch.setattr(Connection, "gone", lambda self: True)
+    start = time.monotonic()
+    caller.get(f"/v1/responses/{made['id']}?wait=20")  # or it would hold one of the places
+    assert time.monotonic() - start < 5

@@ -120,6 +120,13 @@ def test_truncation_drops_the_oldest_items_and_never_the_newest_question(
     the_error(endless, 400, "context_length_exceeded")
 
 
+@pytest.mark.parametrize(("path", "name"), [("responses", "input"), ("chat/completions", "messages")])
+def test_a_request_holds_so_many_messages_at_most(caller: Caller, path: str, name: str) -> None:
+    turns = [{"role": "user", "content": "a"}] * 2049
+    answer = caller.post(f"/v1/{path}", model="org/chat", **{name: turns})
+    assert the_error(answer, 400, "array_above_max_length")["param"] == name
+
+
 def test_truncation_leaves_alone_what_fits(caller: Caller, worker: FakeWorker) -> None:
     _, job = say(caller, worker, [{"role": "user", "content": "a"}], "x", truncation="auto")
     assert prompt(job) == "<user>a<assistant>"

@@ -360,3 +360,13 @@ class Seekable(Chained):
     def seek(self, _offset: int, _whence: int = 0) -> int:
         self._begin = self._first
         return 0
+
+
+@pytest.mark.parametrize("line", ['{"%s": 1, "%s": 2}', '{"%s": 1, "url": "%s"}', '{"%s": "\\u0000%s"}'])
+def test_what_is_said_of_a_line_is_short_however_long_its_names_are(line: str) -> None:
+    name = "n" * 1_000_000
+    raw = (line % (name, name)).encode() + b"\n"
+    for found in (of_batch(raw), of_training(raw)):
+        (flaw,) = found
+        assert len(flaw.message) < 400
+        assert len(flaw.param or "") < 200

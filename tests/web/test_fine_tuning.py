@@ -247,3 +247,23 @@ def test_an_upload_is_what_a_job_names(caller: Caller) -> None:
     sent = caller._client.post("/v1/files", data=form, headers=caller._headers)
     assert sent.status_code == 200, sent.text
     assert create(caller, sent.get_json()["id"])["status"] == "validating_files"
+
+
+def test_a_job_whose_file_is_gone_fails_at_the_next_round(
+    caller: Caller, file_id: str, offered: Database, settings: Settings
+) -> None:
+    other = a_file(offered, settings)
+    lost, half = create(caller, file_id)["id"], create(caller, file_id, validation_file=other)["id"]
+    with offered.transaction() as connection:
+        connection.execute(text("DELETE FROM files WHERE id = :id"), {"id": file_id})
+    read(offered, other)
+    for made in (lost, half):
+        ended = caller.get(f"{JOBS}/{made}").get_json()
+        assert (ended["status"], ended["error"]["param"]) == ("failed", "training_file")
+        assert "is gone" in ended["error"]["message"]
+
+
+def test_one_file_may_both_train_and_validate(caller: Caller, file_id: str, offered: Database) -> None:
+    made = create(caller, file_id, validation_file=file_id)
+    read(offered, file_id)
+    assert caller.get(f"{JOBS}/{made['id']}").get_json()["status"] == "queued"

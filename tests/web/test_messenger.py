@@ -5,13 +5,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from flask import Flask
 from sqlalchemy import text
 
 from jobs import outbox
 from jobs.database import Database
 from jobs.outbox import Delivery
+from jobs.settings import Settings
 from tests.conftest import wait_for
-from tests.web.conftest import Caller, FakeWorker, output
+from tests.web.conftest import Caller, FakeWorker, opened, output, the_error
 from tests.web.receiver import Receiver, receiving
 from web import delivery, messenger
 
@@ -159,3 +161,33 @@ def test_a_connection_that_opens_after_the_deadline_is_not_used(
     with pytest.raises(delivery.Undelivered, match="no answer within"):
         delivery.send(each, allow_private=True)
     assert receiver.heard == []
+
+
+def test_samples_do_not_take_every_thread(
+    settings: Settings, offered: Database, key: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver.manner = "hangs"
+    monkeypatch.setattr(delivery, "TIMEOUT", 1.0)
+    with opened(settings.model_copy(update={"webhook_allow_private": True})) as app:
+        caller = Caller(app, key)
+        path = f"/v1/webhook_endpoints/{listen(caller, receiver.url)}/test"
+        with ThreadPoolExecutor(4) as pool:
+            sent = [pool.submit(Caller(app, key).post, path, event_type="batch.failed") for _ in range(4)]
+            wait_for(lambda: len(receiver.heard) == 4)
+            refused = caller.post(path, event_type="batch.failed")
+            assert the_error(refused, 503, "too_many_trials")
+            assert refused.headers["Retry-After"] == "5"
+            for one in sent:
+                the_error(one.result(), 400, "webhook_undelivered")
+        receiver.manner = "well"
+        assert caller.post(path, event_type="batch.failed").get_json()["status_code"] == 200
+
+
+def test_an_owner_cannot_outrun_the_limit_of_endpoints(
+    app: Flask, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("web.webhooks.MAX_ENDPOINTS", 3)
+    body = {"name": "n", "url": HOOK, "event_types": ["response.completed"]}
+    with ThreadPoolExecutor(12) as pool:
+        sent = [pool.submit(Caller(app, key).post, "/v1/webhook_endpoints", **body) for _ in range(24)]
+    assert sorted(one.result().status_code for one in sent) == [200] * 3 + [400] * 21

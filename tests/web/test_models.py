@@ -108,6 +108,7 @@ def test_a_fine_tuned_model_is_its_owners_alone(
         assert owner.get(f"/v1/models/{name}").get_json()["id"] == name
         assert name in [model["id"] for model in owner.get("/v1/models").get_json()["data"]]
         assert name not in stranger.get("/v1/models").text
+        assert name not in Caller(app, None).get("/readyz").text
         for answer in (
             stranger.get(f"/v1/models/{name}"),
             stranger.delete(f"/v1/models/{name}"),
@@ -139,3 +140,31 @@ def test_a_fine_tuned_model_is_deleted_once_nobody_needs_it(
 def test_only_fine_tuned_models_are_deleted(caller: Caller) -> None:
     the_error(caller.delete("/v1/models/starter"), 403, "model_not_deletable")
     the_error(caller.delete("/v1/models/nope"), 404, "model_not_found")
+
+
+@pytest.mark.parametrize("reason", ["It is being loaded.", "Its file is damaged."])
+def test_a_fine_tuned_model_that_cannot_be_had_is_its_owners_secret_too(
+    settings: Settings, offered: Database, key: str, foreign_key: str, reason: str
+) -> None:
+    name = fine_tune(offered, "somebody")
+    broken = text("UPDATE offers SET version_id = NULL, reason = :reason WHERE name = :name")
+    with offered.transaction() as connection:
+        connection.execute(broken, {"reason": reason, "name": name})
+    with opened(settings) as app:
+        said = the_error(Caller(app, foreign_key).get(f"/v1/models/{name}"), 404, "model_not_found")
+        assert said["message"] == f"The model '{name}' does not exist. Send one of 'org/chat', 'starter'."
+        assert Caller(app, key).get(f"/v1/models/{name}").get_json()["error"]["message"] != said["message"]
+
+
+def test_the_artifacts_of_a_deleted_model_are_looked_at(
+    settings: Settings, offered: Database, key: str
+) -> None:
+    name = fine_tune(offered, "somebody")
+    tokenizer = text("SELECT tokenizer FROM model_versions WHERE name = :name")
+    with offered.transaction() as connection:
+        artifact = connection.execute(tokenizer, {"name": name}).scalar_one()
+        connection.execute(text("DELETE FROM loose_artifacts"))
+    with opened(settings) as app:
+        assert Caller(app, key).delete(f"/v1/models/{name}").status_code == 200
+    with offered.transaction() as connection:
+        assert connection.execute(text("SELECT artifact FROM loose_artifacts")).scalars().all() == [artifact]
