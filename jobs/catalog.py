@@ -1,6 +1,6 @@
 """Which models there are: a name, its version, and the workers that offer it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -12,6 +12,9 @@ from jobs.tables import jobs, model_versions, offers
 SILENT_AFTER = timedelta(minutes=10)
 """An offer that no worker repeated for this long is withdrawn; a restart is shorter."""
 
+
+FINE_TUNED = "ft:"
+"""How the name of a fine-tuned model begins, and no other."""
 
 LOADING = "It is being loaded."
 """The reason of an offer that its worker has not decided yet."""
@@ -65,18 +68,23 @@ def offer(
     """Say what this worker has, and what it has not and why; replaces what it offered before.
 
     A name that is `loading` keeps its offer from before a restart: its jobs wait, and are not refused.
-    A worker repeats this well within `SILENT_AFTER`.
+    A worker repeats this well within `SILENT_AFTER`. A fine-tuned model that its owner has deleted is passed
+    over, or it would come back as everybody's.
     """
+    deleted = _deleted(connection, [*(v.name for v in versions), *failed, *loading])
     mine = offers.c.worker == worker
     connection.execute(delete(offers).where(mine, offers.c.name.not_in(loading)))
     connection.execute(update(offers).where(mine).values(seen_at=func.now()))
     rows = [
         {"name": v.name, "version_id": _register(connection, v), "reason": None, "slots": v.slots}
         for v in sorted(versions, key=lambda version: version.name)  # two workers lock them in one order
+        if v.name not in deleted
     ]
     without = failed | dict.fromkeys(loading, LOADING)
     rows += [
-        {"name": n, "version_id": None, "reason": reason, "slots": None} for n, reason in without.items()
+        {"name": n, "version_id": None, "reason": reason, "slots": None}
+        for n, reason in without.items()
+        if n not in deleted
     ]
     for row in rows:
         connection.execute(insert(offers).values(worker=worker, **row).on_conflict_do_nothing())
@@ -144,6 +152,17 @@ def remove(connection: Connection, owner_id: int, name: str) -> list[str]:
     """Delete a fine-tuned model, which nobody offers any more; return the artifacts that it leaves."""
     gone = delete(model_versions).where(*_owned(owner_id, name)).returning(model_versions.c.tokenizer)
     return list(connection.execute(gone).scalars())
+
+
+def _deleted(connection: Connection, names: Iterable[str]) -> set[str]:
+    """Those of these names that are of fine-tuned models which nobody owns any more."""
+    fine_tuned = {name for name in names if name.startswith(FINE_TUNED)}
+    if not fine_tuned:
+        return set()
+    owned = model_versions.c.owner_id.is_not(None)
+    # locked: its deletion waits, and takes the offer with it
+    there = select(model_versions.c.name).where(model_versions.c.name.in_(fine_tuned), owned)
+    return fine_tuned - set(connection.execute(there.with_for_update(key_share=True, read=True)).scalars())
 
 
 def _owned(owner_id: int, name: str) -> tuple[ColumnElement[bool], ...]:

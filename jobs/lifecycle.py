@@ -1,21 +1,17 @@
-"""The only module that writes `jobs.state`: `submit` makes the row, `_move` makes every move after it."""
+"""The only module that moves `jobs.state`, in `_move`; `submission` makes the rows."""
 
-import json
 import random
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from datetime import UTC, timedelta
 from functools import cache
 from typing import Any
 
 from sqlalchemy import (
-    ColumnClause,
     ColumnElement,
     Connection,
     Float,
     FromClause,
     Integer,
-    Interval,
     Row,
     Select,
     Text,
@@ -24,7 +20,6 @@ from sqlalchemy import (
     column,
     exists,
     func,
-    insert,
     literal,
     literal_column,
     null,
@@ -34,138 +29,18 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
-from sqlalchemy.dialects.postgresql import insert as upsert
 
 from jobs import outbox, states, usage
-from jobs.attempts import Claim, ClaimedJob, Ending, NewJob
+from jobs.attempts import Claim, ClaimedJob, Ending
 from jobs.errors import JobError, ModelUnavailable, Poisoned
+from jobs.moves import log_of, table_of
 from jobs.outbox import Event
-from jobs.records import POSITION_LIMIT, JobRecord, queue_position
 from jobs.states import POISONED_AFTER, SUSPECT_AFTER, State
-from jobs.tables import job_events, jobs, offers
+from jobs.tables import jobs, offers
 from jobs.usage import Spent
 
 _NOW = func.clock_timestamp()  # now() would be the start of the transaction
 _JSON = JSON(none_as_null=True)
-
-
-def submit(connection: Connection, job: NewJob) -> JobRecord:
-    """Write the row and its first event, in one statement; the caller's commit accepts the job."""
-    return submit_group(connection, [job])[0]
-
-
-def submit_group(connection: Connection, accepted: Sequence[NewJob]) -> list[JobRecord]:
-    """As `submit`, of several that came at the same time, in one statement too."""
-    given = json.dumps([_as_given(job) for job in accepted])
-    written = {row.id: row for row in connection.execute(_submission(), {"given": given})}
-    return [_accepted(job, written[job.id]) for job in accepted]
-
-
-def _as_given(job: NewJob) -> dict[str, Any]:
-    """A job as `_submission` reads it: JSON within JSON is text, so that any text passes unread."""
-    values = {name: getattr(job, name) for name in _NEW}
-    values |= {name: json.dumps(values[name]) for name in _NEW_JSON if values[name] is not None}
-    return values | {"behind": job.behind.total_seconds()}
-
-
-def _accepted(job: NewJob, row: Row[Any]) -> JobRecord:
-    return JobRecord(
-        id=job.id,
-        kind=job.kind,
-        model=job.model,
-        state=State.QUEUED,
-        attempt=0,
-        stored=job.stored,
-        request=dict(job.request),
-        input=dict(job.input),
-        output=None,
-        error=None,
-        created_at=row.created_at,
-        started_at=None,
-        finished_at=None,
-        cancel_requested_at=None,
-        queue_position=row.queue_position,
-        available_at=row.available_at,
-    )
-
-
-@cache
-def _submission() -> Select[Any]:
-    """The statement of `submit`, built once: it is the busiest of all.
-
-    Jobs of one class in a group have one turn, so nobody else's stand between them: those before are counted
-    once for all of them.
-    """
-    columns: list[ColumnClause[Any]] = [column(name, _kind_given(name)) for name in _NEW]
-    table = func.json_to_recordset(bindparam("given", type_=Text).cast(JSON))
-    given = table.table_valued(*columns, name="given").render_derived(with_types=True)
-    values = [given.c[name].cast(jobs.c[name].type) for name in _NEW if name != "behind"]
-    turn = select(_NOW).scalar_subquery() + given.c.behind * literal_column("interval '1 second'", Interval)
-    row = (
-        insert(jobs)
-        .from_select(
-            [*(name for name in _NEW if name != "behind"), "state", "turn"],
-            select(*values, literal(State.QUEUED, Text), turn),
-        )
-        .returning(*(jobs.c[name] for name in _RETURNED))
-        .cte("moved")
-    )
-    which = (row.c.queue, row.c.model, row.c.turn)
-    first = select(*which, func.min(row.c.seq).label("seq")).group_by(*which).subquery("first")
-    before = select(*first.c, queue_position(first).label("position")).subquery("before")
-    mates = func.rank().over(partition_by=which[:2], order_by=(row.c.turn, row.c.seq)) - 1
-    position = func.least(POSITION_LIMIT, before.c.position + mates).label("queue_position")
-    same = and_(*(before.c[one.name] == one for one in which))
-    accepted = select(row.c.id, row.c.created_at, row.c.available_at, position).join(before, same)
-    return accepted.add_cte(_log_of(row, literal(None, Text)))
-
-
-_NEW = [field.name for field in fields(NewJob)]
-_NEW_JSON = [name for name in _NEW if name in jobs.c and isinstance(jobs.c[name].type, JSON)]
-_RETURNED = (
-    "id",
-    "queue",
-    "model",
-    "turn",
-    "seq",
-    "created_at",
-    "available_at",
-    "attempt",
-    "state",
-    "worker",
-)
-
-
-def _kind_given(name: str) -> Any:
-    return Float() if name == "behind" else Text() if name in _NEW_JSON else jobs.c[name].type
-
-
-def submit_many(connection: Connection, accepted: Sequence[NewJob]) -> int:
-    """Write many rows and their first events in one statement; return how many.
-
-    A line of a batch that is there already is left out, so that a batch can be expanded twice.
-    """
-    if not accepted:
-        return 0
-    names = [field.name for field in fields(NewJob)]
-    values = {name: (_kind_of(name), [getattr(job, name) for job in accepted]) for name in names}
-    given = _table(values)
-    written = [given.c[name] for name in names if name != "behind"]
-    rows = select(*written, literal(State.QUEUED, Text), _NOW + given.c.behind)
-    row = (
-        upsert(jobs)
-        .from_select([*(one.name for one in written), "state", "turn"], rows)
-        .on_conflict_do_nothing(index_elements=["batch_id", "line"], index_where=jobs.c.batch_id.is_not(None))
-        .returning(jobs.c.id, jobs.c.attempt, jobs.c.state, jobs.c.worker)
-        .cte("moved")
-    )
-    count = select(func.count()).select_from(row).add_cte(_log_of(row, literal(None, Text)))
-    return int(connection.execute(count).scalar_one())
-
-
-def _kind_of(name: str) -> Any:
-    """The SQL type of a field of NewJob."""
-    return Interval() if name == "behind" else jobs.c[name].type
 
 
 def claim(
@@ -492,14 +367,7 @@ def _given(claims: Sequence[Claim], endings: Sequence[Ending] = ()) -> FromClaus
     }
     if not endings:
         values = {name: values[name] for name in ("id", "attempt")}
-    return _table(values)
-
-
-def _table(values: Mapping[str, tuple[Any, Sequence[Any]]]) -> FromClause:
-    """Columns of values as a table of a statement; of each its type and its rows."""
-    arrays = [bindparam(None, rows, type_=ARRAY(kind)) for kind, rows in values.values()]
-    columns: list[ColumnClause[Any]] = [column(name, kind) for name, (kind, _) in values.items()]
-    return func.unnest(*arrays).table_valued(*columns, name="given").render_derived()
+    return table_of(values)
 
 
 def _locked(claims: Sequence[Claim]) -> Select[Any]:
@@ -545,7 +413,7 @@ def _move(
         )
         .cte("moved")
     )
-    rows = list(connection.execute(select(moved).add_cte(_log_of(moved, moved.c.code))).all())
+    rows = list(connection.execute(select(moved).add_cte(log_of(moved, moved.c.code))).all())
     if target in states.FINAL:
         outbox.tell(connection, _events(target, rows, cut_short))
     return rows
@@ -557,12 +425,3 @@ def _events(target: State, rows: Sequence[Row[Any]], cut_short: Collection[str])
         ended = (row.kind, target if row.id not in cut_short else "incomplete")
         if row.batch_id is None and ended in outbox.EVENTS:
             yield Event(row.id, outbox.EVENTS[ended], row.owner_id)
-
-
-def _log_of(moved: FromClause, code: ColumnElement[Any]) -> Any:
-    entries = select(moved.c.id, moved.c.attempt, moved.c.state, code, moved.c.worker)
-    return (
-        insert(job_events)
-        .from_select(["job_id", "attempt", "state", "code", "worker"], entries)
-        .cte("logged")
-    )

@@ -87,16 +87,19 @@ _CLAIM = text("""
       SELECT id, owner_id, due_at, coalesce(endpoint_id, url) AS target FROM outbox
       WHERE due_at <= now() AND coalesce(endpoint_id, url) <> ALL(CAST(:busy AS text[]))
         AND owner_id <> ALL(CAST(:full AS bigint[]))
-      ORDER BY due_at LIMIT 1000 FOR UPDATE SKIP LOCKED
+      ORDER BY due_at LIMIT 1000
     ), each_target AS (
       SELECT DISTINCT ON (target) id, owner_id, due_at FROM due ORDER BY target, due_at
     ), fair AS (
       SELECT id, due_at, row_number() OVER (PARTITION BY owner_id ORDER BY due_at) AS turn FROM each_target
     ), first AS (
       SELECT id FROM fair WHERE turn <= :each ORDER BY due_at LIMIT :limit
+    ), free AS (
+      SELECT outbox.id FROM outbox JOIN first ON first.id = outbox.id
+      WHERE outbox.due_at <= now() FOR UPDATE OF outbox SKIP LOCKED
     ), claimed AS (
       UPDATE outbox SET attempts = attempts + 1, due_at = now() + :claimed
-      FROM first WHERE outbox.id = first.id RETURNING outbox.*
+      FROM free WHERE outbox.id = free.id RETURNING outbox.*
     )
     SELECT claimed.id, claimed.owner_id, claimed.type, claimed.resource_id, claimed.created_at,
       claimed.attempts, claimed.endpoint_id, coalesce(endpoint.url, claimed.url) AS url, endpoint.secret,

@@ -11,7 +11,7 @@ from celery.signals import setup_logging
 from kombu.entity import Queue
 from sqlalchemy import Connection
 
-from jobs import lifecycle
+from jobs import submission
 from jobs.attempts import NewJob
 from jobs.database import Database
 from jobs.records import JobRecord
@@ -118,7 +118,7 @@ def enqueue(
     """
 
     def write() -> JobRecord:
-        return lifecycle.submit(connection, job)
+        return submission.submit(connection, job)
 
     with database.transaction() as connection:
         record = once(connection, write)
@@ -143,7 +143,7 @@ def enqueue_group(
     """
     with database.transaction() as connection:
         admitted = admit(connection, wanted)
-        records = {one.id: one for one in lifecycle.submit_group(connection, admitted)} if admitted else {}
+        records = {one.id: one for one in submission.submit_group(connection, admitted)} if admitted else {}
     for queue in {job.queue for job in admitted}:
         signals.ring(queue)
     return [records.get(job.id) for job in wanted]

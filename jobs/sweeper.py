@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Select, delete, func, or_, select
+from sqlalchemy import Connection, Select, and_, delete, func, or_, select
 
 from jobs import batch_pruning, batches, creates, files, finetunes, lifecycle, logs, outbox, settings
 from jobs.catalog import forget_silent_workers
@@ -58,10 +58,8 @@ def sweep(database: Database, signals: Signals, retention: timedelta, trust_leas
 
 def ring_for_waiting(connection: Connection, signals: Signals) -> list[str]:
     """Ring for every queue that has work due: retries, and any doorbell that got lost."""
-    due = (
-        select(jobs.c.queue).where(jobs.c.state == State.QUEUED, jobs.c.available_at <= func.now()).distinct()
-    )
-    queues = list(connection.execute(due).scalars())
+    due = and_(jobs.c.state == State.QUEUED, jobs.c.available_at <= func.now(), jobs.c.paused_at.is_(None))
+    queues = list(connection.execute(select(jobs.c.queue).where(due).distinct()).scalars())
     for queue in queues:
         signals.ring(queue)
     return queues

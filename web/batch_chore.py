@@ -1,6 +1,5 @@
 """What the clerk does for batches, in turns: a step of each, so that a large one holds up nobody."""
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -27,25 +26,6 @@ class _Stage:
     status: Status
     steps: Iterator[None]
     moved: bool = False
-
-
-class BatchChore:
-    """Works in one thread of the process at a time, or large batches would take those of all chores."""
-
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._bell = threading.Event()
-        self._busy = threading.Lock()
-
-    def rung(self) -> None:
-        """There may be work: do it, unless another thread is at it, which then looks once more."""
-        self._bell.set()
-        while self._bell.is_set() and self._busy.acquire(blocking=False):
-            try:
-                self._bell.clear()
-                work(self._desk)
-            finally:
-                self._busy.release()
 
 
 def work(desk: Desk) -> None:

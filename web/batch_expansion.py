@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 import structlog
 from pydantic import ValidationError
 
-from jobs import batches, files, lifecycle, lines
+from jobs import batches, files, lines, submission
 from jobs.attempts import BATCH, NewJob
 from jobs.batch_states import Status
 from jobs.batches import Batch, Refused
@@ -104,7 +104,7 @@ def _accept(desk: Desk, batch: Batch, chunk: _Chunk) -> bool:
     with desk.database.transaction() as connection:
         if not batches.hold(connection, batch.id, Status.VALIDATING):
             return False
-        lifecycle.submit_many(connection, chunk.jobs)
+        submission.submit_many(connection, chunk.jobs)
         batches.refuse(connection, batch.id, chunk.refused)
     if chunk.jobs:
         desk.signals.ring(QueueName.GENERATE)

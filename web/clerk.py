@@ -1,5 +1,6 @@
 """The Celery tasks for short work, in a process of their own, apart from the engine."""
 
+import threading
 from datetime import timedelta
 
 from celery.signals import worker_shutting_down
@@ -7,22 +8,21 @@ from celery.signals import worker_shutting_down
 from jobs import logs, settings
 from jobs.finetunes import settle_waiting
 from jobs.queue import Chore, QueueName, make_celery
-from web import messenger, retention
+from web import batch_chore, file_validation, messenger, retention
 from web.alone import Alone
-from web.batch_chore import BatchChore
 from web.desk import Desk
-from web.file_validation import ValidationChore
 
 config = settings.read()
 logs.configure("clerk", config.log_level)
 celery = make_celery(config)
 celery.conf.worker_concurrency = len(Chore)  # one may wait for a slow target while the others go on
 _desk = Desk.open(config)
-_batches = BatchChore(_desk)
-_validation = ValidationChore(_desk)
+_stopping = threading.Event()
+_batches = Alone(lambda: batch_chore.work(_desk))
+_validation = Alone(lambda: file_validation.work(_desk, _stopping.is_set))
 _delivery = Alone(lambda: messenger.deliver(_desk.database, config.webhook_allow_private))
 _pruning = Alone(lambda: retention.prune(_desk, timedelta(days=config.retention_days)))
-worker_shutting_down.connect(lambda **_: _validation.stop(), weak=False)
+worker_shutting_down.connect(lambda **_: _stopping.set(), weak=False)
 
 
 @celery.task(name=Chore.PRUNE)  # type: ignore[untyped-decorator]

@@ -1,7 +1,6 @@
 """Whether a file is what its purpose needs: read once by the clerk, before anything is made of it."""
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, BinaryIO, Literal
 
@@ -14,7 +13,6 @@ from jobs.files import FileRecord
 from jobs.lines import Flaw
 from jobs.queue import Chore
 from web import refusals
-from web.alone import Alone
 from web.desk import Desk
 from web.endpoints import ENDPOINTS
 from web.errors import BadRequest
@@ -113,22 +111,6 @@ def validate(
     if last == 0 and count == 0:
         flaws, count = [Flaw("empty_file", "The file has no lines.")], 1
     return last, flaws, count
-
-
-class ValidationChore:
-    """Reads the files that wait, one after the other, until it is stopped."""
-
-    def __init__(self, desk: Desk) -> None:
-        self._stop = threading.Event()
-        self._alone = Alone(lambda: work(desk, self._stop.is_set))
-
-    def rung(self) -> None:
-        """There may be work."""
-        self._alone.rung()
-
-    def stop(self) -> None:
-        """Leave the file that is being read to the next process."""
-        self._stop.set()
 
 
 def work(desk: Desk, stopped: Callable[[], bool] = lambda: False) -> None:

@@ -35,15 +35,14 @@ def parse(kind: type[Q], beside: re.Pattern[str] | None = None) -> Q:
         if any("\0" in text for text in (name, *given)):
             said = f"'{name[:100]}' contains the NUL character. Leave it out."
             raise BadRequest(said, param=name[:100], code="invalid_value")
-        if beside is not None and beside.fullmatch(name):
-            continue
-        if name not in kind.model_fields:
+        besides = beside is not None and beside.fullmatch(name) is not None
+        if not besides and name not in kind.model_fields:
             for value in given:
                 if refusal := refusals.foreign(name, value, kind.model_fields, kind.unsupported):
                     raise BadRequest.of(refusal)
         elif len(given) > 1:
             said = f"'{name}' is given twice. Send it once."
             raise BadRequest(said, param=name, code="duplicate_parameter")
-        else:
+        elif not besides:
             values[name] = given[0]
     return kind.model_validate(values)

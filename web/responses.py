@@ -12,11 +12,11 @@ from sqlalchemy import Connection
 from jobs import lifecycle, records
 from jobs.records import JobRecord
 from jobs.states import FINAL, State
-from web import connection as clients
 from web import idempotency, query, response_object, streaming, synchronous
 from web.auth import identity, owner_id
 from web.backend import backend
 from web.body import json_object
+from web.connection import current as current_connection
 from web.conversation import KIND
 from web.errors import BadRequest, NotFound
 from web.requests import MAX_INT
@@ -211,7 +211,7 @@ def _wait(job_id: str, seconds: float) -> None:
     """Wait if a place is free; otherwise the caller gets the state as it is, and asks again."""
     with backend().waiting.place() as free:
         if free:
-            backend().waiting.wait(job_id, seconds, clients.current())
+            backend().waiting.wait(job_id, seconds, current_connection())
 
 
 def _answer(record: JobRecord) -> Response:

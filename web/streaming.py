@@ -111,7 +111,10 @@ class _Stream:
     def whole(self, record: JobRecord) -> Iterator[str]:
         """All of a job that has ended."""
         yield "".join(self._frames.begin())
-        yield from self._end(record)
+        try:
+            yield from self._end(record)
+        except Changed:
+            yield from self._frames.broken(_CHANGED)
 
     def live(self, tail: Tail) -> Iterator[str]:
         """All of a job as it comes; ends early, without its last frames, where the client can ask again."""

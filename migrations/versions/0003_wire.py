@@ -41,7 +41,8 @@ def upgrade() -> None:
         sa.Column("cancelling_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("cancelled_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint(
-            "status IN ('validating', 'failed', 'in_progress', 'finalizing', 'completed', 'expired', 'cancelling', 'cancelled')",
+            "status IN ('validating', 'failed', 'in_progress', 'finalizing', 'completed', 'expired', "
+            "'cancelling', 'cancelled')",
             name=op.f("ck_batches_status"),
         ),
         sa.ForeignKeyConstraint(

@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import delete, func, select, update
 
+from jobs import submission
 from jobs.attempts import INTERACTIVE, STANDARD, Claim, ClaimedJob, Ending
 from jobs.database import Database
 from jobs.errors import InvalidPrompt, JobError, OutOfMemory, WorkerStopping
@@ -126,7 +127,7 @@ class Lifecycle(RuleBasedStateMachine):
             for name, behind in zip(names, classes, strict=True):
                 width = _WIDTHS[len(self.jobs) % len(_WIDTHS)]
                 asked = new(self.owner, name, behind, {"prompt": name})
-                self.lifecycle.submit(connection, replace(asked, width=width))
+                submission.submit(connection, replace(asked, width=width))
                 self.jobs[name] = Expected(time.monotonic() + behind.total_seconds(), width)
                 self.jobs[name].move(State.QUEUED)
         return multiple(*names)

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from jobs import lifecycle
+from jobs import lifecycle, submission
 from jobs.attempts import STANDARD, ClaimedJob, NewJob
 from jobs.catalog import ModelVersion
 from jobs.database import Database
@@ -33,7 +33,7 @@ def submit(database: Database, owner: int, names: Iterable[str], behind: timedel
     """Accept a job of each name, in one transaction."""
     with database.transaction() as connection:
         for name in names:
-            lifecycle.submit(connection, new(owner, name, behind))
+            submission.submit(connection, new(owner, name, behind))
 
 
 def claim(database: Database, limit: int = 1000, worker: str = "w") -> list[ClaimedJob]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from jobs import batches, lifecycle
+from jobs import batches, lifecycle, submission
 from jobs.attempts import BATCH, NewJob
 from jobs.batch_states import ENDED, MOVES, Status
 from jobs.batches import NewBatch, Results
@@ -35,7 +35,7 @@ def lines(owner: int, batch_id: str, count: int) -> list[NewJob]:
 
 def submit_many(database: Database, accepted: list[NewJob]) -> int:
     with database.transaction() as connection:
-        return lifecycle.submit_many(connection, accepted)
+        return submission.submit_many(connection, accepted)
 
 
 def test_many_submitted_at_once_are_as_if_submitted_one_by_one(
@@ -48,7 +48,7 @@ def test_many_submitted_at_once_are_as_if_submitted_one_by_one(
     )
     with database.transaction() as connection:
         for job in (one, other):
-            lifecycle.submit(connection, job)
+            submission.submit(connection, job)
     for single, many in (("job 1", "many 1"), ("job 2", "many 2")):
         first, second = (samples.row(database, name)._asdict() for name in (single, many))
         behind = [found["turn"] - found["created_at"] for found in (first, second)]

@@ -1,5 +1,7 @@
 """Which models there are, by what workers say."""
 
+from sqlalchemy import text
+
 from jobs import catalog
 from jobs.database import Database
 from tests.jobs.samples import make_silent, version
@@ -82,3 +84,22 @@ def test_of_several_workers_the_fewest_slots_count(database: Database) -> None:
         catalog.offer(connection, "w2", [version(slots=8)], {})
         catalog.offer(connection, "w3", [], {"starter": "no memory"})
         assert catalog.listing(connection)["starter"].version == version(slots=8)
+
+
+def test_a_fine_tuned_model_that_its_owner_deleted_does_not_come_back(database: Database, owner: int) -> None:
+    name = "ft:starter:org::1"
+    with database.transaction() as connection:
+        catalog.offer(connection, "w1", [version()], {name: "not there"})
+        assert set(catalog.listing(connection)) == {"starter"}
+        connection.execute(
+            text("""
+                INSERT INTO model_versions (name, digest, quantization, parameters, context, vocab_size,
+                  eos_token_id, tokenizer, owner_id, job_id)
+                VALUES (:name, 'd', 'int8', 1, 64, 300, 0, 't', :owner, 'ftjob-1')"""),
+            {"name": name, "owner": owner},
+        )
+        catalog.offer(connection, "w1", [version(), version(name)], {})  # in another quantization
+        assert catalog.listing(connection)[name].owner_id == owner
+        catalog.remove(connection, owner, name)
+        catalog.offer(connection, "w1", [version(), version(name)], {})
+        assert set(catalog.listing(connection)) == {"starter"}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, insert, select, text, update
 
-from jobs import catalog, files, lifecycle, sweeper
+from jobs import catalog, files, submission, sweeper
 from jobs.artifacts import ArtifactStore
 from jobs.attempts import STANDARD, NewJob
 from jobs.database import Database
@@ -86,7 +86,7 @@ def finetune_on(database: Database, record: FileRecord, field: str) -> None:
     given = {"training_file": "file-other"} | {field: record.id}
     with database.transaction() as connection:
         job = NewJob("ftjob-1", record.owner_id, files.FINETUNE, "train", "starter", STANDARD, {}, given)
-        lifecycle.submit(connection, job)
+        submission.submit(connection, job)
 
 
 def test_a_file_of_a_batch_lives_for_30_days_and_others_until_they_are_deleted(

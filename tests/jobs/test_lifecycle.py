@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func
 
-from jobs import catalog, lifecycle
+from jobs import catalog, lifecycle, submission
 from jobs.attempts import INTERACTIVE, Claim, Ending
 from jobs.database import Database
 from jobs.errors import InvalidPrompt, OutOfMemory, WorkerStopping
@@ -54,7 +54,7 @@ def test_a_claim_never_takes_more_than_its_slots(database: Database, owner: int)
 def submit_wide(database: Database, owner: int, widths: Mapping[str, int]) -> None:
     with database.transaction() as connection:
         for name, width in widths.items():
-            lifecycle.submit(connection, replace(samples.new(owner, name), width=width))
+            submission.submit(connection, replace(samples.new(owner, name), width=width))
 
 
 def test_slots_are_claimed_in_sequences_so_that_the_next_worker_gets_what_does_not_fit(
@@ -218,7 +218,7 @@ def test_a_job_cancelled_after_a_failed_attempt_shows_no_error(database: Databas
 def test_any_text_survives_the_way_in_and_the_way_out(database: Database, owner: int, text: str) -> None:
     """A byte-level tokenizer can write every byte; one such text must not hold up its whole group."""
     with database.transaction() as connection:
-        lifecycle.submit(connection, samples.new(owner, "a", input={"prompt": text}))
+        submission.submit(connection, samples.new(owner, "a", input={"prompt": text}))
     [job] = samples.claim(database)
     assert job.input == {"prompt": text}
     with database.transaction() as connection:
@@ -235,7 +235,7 @@ def test_nothing_is_asked_of_the_database_for_nothing(database: Database) -> Non
 def test_a_rolled_back_submit_leaves_neither_job_nor_event(database: Database, owner: int) -> None:
     def submit_and_fail() -> None:
         with database.transaction() as connection:
-            lifecycle.submit(connection, samples.new(owner, "a"))
+            submission.submit(connection, samples.new(owner, "a"))
             raise RuntimeError("the request failed later")
 
     with pytest.raises(RuntimeError):
@@ -248,7 +248,7 @@ def test_a_rolled_back_submit_leaves_neither_job_nor_event(database: Database, o
 def test_models_that_jobs_wait_for_are_told_longest_first(database: Database, owner: int) -> None:
     with database.transaction() as connection:
         for name, model in (("1", "late"), ("2", "early"), ("3", "later"), ("4", "nobody's")):
-            lifecycle.submit(connection, replace(samples.new(owner, name), model=model))
+            submission.submit(connection, replace(samples.new(owner, name), model=model))
     samples.alter(database, "2", turn=lifecycle._NOW - timedelta(minutes=1))
     samples.alter(database, "3", available_at=lifecycle._NOW + timedelta(minutes=1))
     with database.transaction() as connection:
@@ -261,8 +261,8 @@ def test_jobs_of_a_model_that_cannot_be_loaded_fail_unless_another_worker_has_it
 ) -> None:
     with database.transaction() as connection:
         for name, model in (("1", "broken"), ("2", "elsewhere"), ("3", "other")):
-            lifecycle.submit(connection, replace(samples.new(owner, name), model=model))
-        lifecycle.submit(connection, replace(samples.new(owner, "4", queue="finetune"), model="broken"))
+            submission.submit(connection, replace(samples.new(owner, name), model=model))
+        submission.submit(connection, replace(samples.new(owner, "4", queue="finetune"), model="broken"))
         catalog.offer(connection, "w", [], {"broken": "why", "elsewhere": "why"})
         catalog.offer(connection, "v", [samples.version("elsewhere")], {})
         for model in ("broken", "elsewhere"):

@@ -77,7 +77,7 @@ MUTATIONS = {
         "crashes = jobs.c.crashes",
         [SUBMIT, CLAIM, DIE],
     ),
-    "every move is logged": (".add_cte(_log_of(moved, moved.c.code))", "", [SUBMIT, CLAIM]),
+    "every move is logged": (".add_cte(log_of(moved, moved.c.code))", "", [SUBMIT, CLAIM]),
     "only its owner cancels a job": (
         "jobs.c.id == job_id, jobs.c.owner_id == owner_id",
         "jobs.c.id == job_id",

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Connection, func
 
-from jobs import keys, lifecycle, records
+from jobs import keys, lifecycle, records, submission
 from jobs.attempts import INTERACTIVE
 from jobs.database import Database
 from jobs.records import JobRecord
@@ -33,8 +33,8 @@ def test_the_queue_position_follows_the_order_of_the_claim(database: Database, o
 
 def test_a_queue_position_counts_only_who_waits_for_the_same(database: Database, owner: int) -> None:
     with database.transaction() as connection:
-        lifecycle.submit(connection, new(owner, "training", queue="train"))
-        lifecycle.submit(connection, new(owner, "mine"))
+        submission.submit(connection, new(owner, "training", queue="train"))
+        submission.submit(connection, new(owner, "mine"))
         assert see(connection, owner, "mine").queue_position == 1
 
 

@@ -44,7 +44,7 @@ def test_only_lifecycle_writes_a_state() -> None:
     columns: dict[str, set[str]] = {}
     for room in ("jobs", "web", "worker", "trainer", "stack"):
         for file in (ROOT / room).rglob("*.py"):
-            if file.name != "lifecycle.py":
+            if file.name not in ("lifecycle.py", "submission.py"):
                 said = file.read_text()
                 found = re.findall(r"update\(jobs\)[^\n]*\n?[^\n]*\.values\((\w+)=", said)
                 assert len(found) == len(re.findall(r"(?:update|insert)\(jobs\)", said)), file

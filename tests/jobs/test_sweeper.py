@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select
 
-from jobs import catalog, lifecycle, sweeper
+from jobs import catalog, lifecycle, submission, sweeper
 from jobs.attempts import Ending
 from jobs.database import Database
 from jobs.errors import OutOfMemory
@@ -108,7 +108,7 @@ def test_a_lost_job_that_nobody_wants_is_cancelled(database: Database, owner: in
 def test_the_bell_rings_for_what_is_due_and_not_for_what_still_waits(database: Database, owner: int) -> None:
     with database.transaction() as connection:
         for name, queue in (("a", "generate"), ("b", "generate"), ("c", "train")):
-            lifecycle.submit(connection, samples.new(owner, name, queue=queue))
+            submission.submit(connection, samples.new(owner, name, queue=queue))
     samples.alter(database, "c", available_at=func.clock_timestamp() + HOUR)
     bells = Bells()
     sweeper.sweep(database, bells, MONTH)

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from jobs import keys, lifecycle, usage
+from jobs import keys, lifecycle, submission, usage
 from jobs.attempts import Ending
 from jobs.database import Database
 from jobs.errors import InvalidPrompt, NumericalError, WorkerStopping
@@ -29,7 +29,7 @@ def who(database: Database) -> Identity:
 def submit(database: Database, who: Identity, *names: str) -> None:
     with database.transaction() as connection:
         for name in names:
-            lifecycle.submit(connection, replace(samples.new(who.owner_id, name), api_key_id=who.key_id))
+            submission.submit(connection, replace(samples.new(who.owner_id, name), api_key_id=who.key_id))
 
 
 def used(database: Database) -> list[Used]:
@@ -89,8 +89,8 @@ def test_a_job_without_a_key_or_whose_key_is_gone_ends_all_the_same(
     database: Database, who: Identity
 ) -> None:
     with database.transaction() as connection:
-        lifecycle.submit(connection, samples.new(who.owner_id, "nobody's"))
-        lifecycle.submit(connection, replace(samples.new(who.owner_id, "gone"), api_key_id=10**9))
+        submission.submit(connection, samples.new(who.owner_id, "nobody's"))
+        submission.submit(connection, replace(samples.new(who.owner_id, "gone"), api_key_id=10**9))
     endings = [Ending(job.claim, error=NumericalError("nan")) for job in samples.claim(database)]
     with database.transaction() as connection:
         assert len(lifecycle.settle(connection, endings)) == 2

@@ -17,7 +17,7 @@ from jobs import batches as rows
 from jobs.attempts import BATCH, ClaimedJob, NewJob
 from jobs.database import Database
 from jobs.errors import InvalidPrompt, NumericalError
-from jobs.lines import Flaw
+from jobs.lines import LONGEST, Flaw
 from jobs.queue import Chore
 from jobs.records import JobRecord
 from jobs.settings import Settings
@@ -403,6 +403,16 @@ def test_a_line_that_makes_us_stumble_holds_up_nobody(
     assert (batch["status"], batch["request_counts"]["failed"]) == ("completed", 2)
     found = mine.results(batch)
     assert [found[name]["response"]["status_code"] for name in "abc"] == [200, 500, 500]
+
+
+def test_a_line_that_nobody_can_read_is_counted_too(
+    mine: Desktop, desk: Desk, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_expansion, "_LINES", 1)
+    batch = mine.create(mine.file([line("a"), line("b", prompt="x" * LONGEST)]))
+    run(desk, worker, done)
+    counts = mine.get(batch["id"])["request_counts"]
+    assert counts == {"total": 2, "completed": 1, "failed": 1}
 
 
 def test_a_batch_that_makes_us_stumble_holds_up_no_other(

@@ -16,8 +16,9 @@ from jobs.settings import Settings
 from tests.jobs.test_lines import MB, Blocks, Chained, growth
 from tests.jobs.test_sweeper import MONTH, Bells
 from web import file_validation
+from web.alone import Alone
 from web.desk import Desk
-from web.file_validation import ValidationChore, batch_findings, training_findings, work
+from web.file_validation import batch_findings, training_findings, work
 
 REQUEST = {
     "custom_id": "a",
@@ -313,7 +314,7 @@ def test_one_large_file_takes_one_thread_and_ends_with_the_process(
     desk: Desk, owner: int, monkeypatch: Any
 ) -> None:
     record = uploaded(desk, owner, jsonl(REQUEST, REQUEST))
-    reading, go_on = threading.Event(), threading.Event()
+    reading, go_on, stop = threading.Event(), threading.Event(), threading.Event()
 
     def slow(*_: Any) -> Iterator[Flaw | int]:
         reading.set()
@@ -322,17 +323,16 @@ def test_one_large_file_takes_one_thread_and_ends_with_the_process(
 
     with monkeypatch.context() as large:
         large.setattr(file_validation, "batch_findings", slow)
-        chore = ValidationChore(desk)
+        chore = Alone(lambda: work(desk, stop.is_set))
         thread = threading.Thread(target=chore.rung)
         thread.start()
         assert reading.wait(10)
         chore.rung()  # returns at once: the other thread is at it
-        chore.stop()
+        stop.set()
         go_on.set()
         thread.join(10)
     assert now(desk, record).status == "uploaded"
-    later = ValidationChore(desk)
-    later.rung()
+    work(desk)
     assert now(desk, record).status == "error"
 
 

@@ -16,7 +16,7 @@ from openai import OpenAI
 from sqlalchemy import func, insert, select, update
 from werkzeug.http import parse_options_header
 
-from jobs import files, lifecycle
+from jobs import files, lifecycle, submission
 from jobs.attempts import STANDARD, NewJob
 from jobs.database import Database
 from jobs.settings import Settings
@@ -358,7 +358,7 @@ def test_a_file_that_is_needed_cannot_be_deleted(caller: Caller, offered: Databa
         values = {"id": "batch_1", "owner_id": owner, "input_file_id": made, "status": "validating"}
         connection.execute(insert(batches).values(expires_at=func.now(), **known, **values))
         job = NewJob("ftjob-1", owner, files.FINETUNE, "train", "m", STANDARD, {}, {"training_file": made})
-        lifecycle.submit(connection, job)
+        submission.submit(connection, job)
     for user in ("batch 'batch_1'", "fine-tuning job 'ftjob-1'"):
         answer = caller.delete(f"/v1/files/{made}")
         assert user in the_error(answer, 409, "file_in_use")["message"]

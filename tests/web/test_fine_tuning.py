@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, text
 
-from jobs import finetunes, lifecycle, records
+from jobs import finetunes, lifecycle, records, sweeper
 from jobs.artifacts import ArtifactStore
 from jobs.attempts import Ending
 from jobs.database import Database
@@ -16,6 +16,7 @@ from jobs.files import create as create_file
 from jobs.queue import QueueName
 from jobs.settings import Settings
 from jobs.tables import checkpoints
+from tests.jobs.test_sweeper import Bells
 from tests.web.conftest import Caller, the_error
 
 JOBS = "/v1/fine_tuning/jobs"
@@ -267,3 +268,20 @@ def test_one_file_may_both_train_and_validate(caller: Caller, file_id: str, offe
     made = create(caller, file_id, validation_file=file_id)
     read(offered, file_id)
     assert caller.get(f"{JOBS}/{made['id']}").get_json()["status"] == "queued"
+
+
+def test_a_filter_that_says_two_things_is_refused(caller: Caller) -> None:
+    answer = caller.get(f"{JOBS}?metadata%5Bteam%5D=red&metadata%5Bteam%5D=blue")
+    assert the_error(answer, 400, "duplicate_parameter")["param"] == "metadata[team]"
+
+
+def test_nobody_rings_for_a_job_that_rests(
+    caller: Caller, file_id: str, offered: Database, settings: Settings
+) -> None:
+    made = create(caller, file_id)
+    read(offered, file_id)
+    bells = Bells()
+    for wish, rung in (("pause", []), ("resume", ["train"])):
+        caller.send("POST", f"{JOBS}/{made['id']}/{wish}")
+        with offered.transaction() as connection:
+            assert sweeper.ring_for_waiting(connection, bells) == rung

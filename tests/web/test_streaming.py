@@ -216,6 +216,17 @@ def test_a_new_attempt_that_says_something_else_ends_the_stream_with_an_error(
     assert text_of(resumed(caller, first.claim.job_id, 0)) == TEXT
 
 
+def test_a_text_that_its_tokens_do_not_say_ends_its_stream_with_an_error(
+    caller: Caller, speaker: Speaker
+) -> None:
+    made = caller.post("/v1/responses", model="starter", input="x", background=True).get_json()
+    output = speaker.output()
+    output["sequences"][0]["text"] = "something else"
+    speaker.worker.settle(speaker.claim(), output)
+    found = events(caller.get(f"/v1/responses/{made['id']}?stream=true").text)
+    assert (found[-1]["type"], found[-1]["code"]) == ("error", "stream_changed")
+
+
 @pytest.mark.parametrize("background", [True, False])
 def test_a_failed_response_ends_with_its_error(caller: Caller, speaker: Speaker, background: bool) -> None:
     reading = Reading(caller, background=background)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from jobs import batches, execution, lifecycle
+from jobs import batches, execution, submission
 from jobs.batches import NewBatch
 from jobs.database import Database
 from jobs.queue import Chore
@@ -18,7 +18,7 @@ def test_the_clerk_is_rung_for_with_the_commit_of_a_batchs_last_line(database: D
         batches.create(connection, new)
         for n in (1, 2):
             job = replace(samples.new(owner, f"job {n}"), batch_id=new.id, line=n, custom_id=str(n))
-            lifecycle.submit(connection, job)
+            submission.submit(connection, job)
     rung: list[str] = []
     signals: Any = SimpleNamespace(ring=rung.append, hint=lambda *_: None)
     roster: Any = None

@@ -15,7 +15,7 @@ import torch
 from sqlalchemy import update
 from tokenizers import Tokenizer
 
-from jobs import lifecycle
+from jobs import lifecycle, submission
 from jobs.attempts import NewJob
 from jobs.database import Database
 from jobs.inputs import Replay
@@ -75,7 +75,7 @@ class Bench:
         with self.database.transaction() as connection:
             for name, model in models.items():
                 new = samples.new(self.owner, name, input=task | {"sampling": asked})
-                lifecycle.submit(connection, replace(new, model=model, width=width))
+                submission.submit(connection, replace(new, model=model, width=width))
         self.intake.wake()
 
     def said(self, name: str) -> Any:
@@ -499,7 +499,7 @@ def test_a_suspect_runs_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> 
     bench.submit("running", max_tokens=20)
     wait_for(lambda: bench.state("running") == State.RUNNING)
     with bench.database.transaction() as connection:
-        lifecycle.submit(connection, suspect(bench.owner))
+        submission.submit(connection, suspect(bench.owner))
         connection.execute(update(jobs).where(jobs.c.id == "suspect").values(crashes=2))
     bench.submit("after")
     alone = []

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import GPT2LMHeadModel
 
-from jobs import catalog, lifecycle
+from jobs import catalog, submission
 from jobs.catalog import Offer
 from jobs.database import Database
 from jobs.settings import Settings
@@ -206,4 +206,4 @@ def test_a_model_that_turns_out_broken_when_it_is_needed_is_taken_back(
 
 def submit(database: Database, owner: int, name: str, model: str) -> None:
     with database.transaction() as connection:
-        lifecycle.submit(connection, replace(samples.new(owner, name), model=model))
+        submission.submit(connection, replace(samples.new(owner, name), model=model))
