@@ -40,6 +40,7 @@ def sweep(database: Database, signals: Signals, retention: timedelta, trust_leas
     """One round. Harmless if two sweepers run, harmless if none runs for a while."""
     with database.transaction() as connection:
         moved = lifecycle.recover_lost(connection) if trust_leases else {}
+    with database.transaction() as connection:  # apart: this may take long, and what was lost must not wait
         forget_silent_workers(connection)
         unserved = lifecycle.fail_unserved(connection, QueueName.GENERATE, _UNSERVED)
     with database.transaction() as connection:  # after the commit: who hears the bell must see the rows

@@ -72,7 +72,10 @@ def content(file_id: str) -> Response:
     query.parse(query.Query)
     with backend().database.transaction() as connection:
         record = _find(connection, file_id)
-    blocks = _Blocks(offload(backend().artifacts.open, record.artifact))
+    try:
+        blocks = _Blocks(offload(backend().artifacts.open, record.artifact))
+    except FileNotFoundError:
+        raise NotFound("The bytes of this file are gone. Upload it again.", code="file_lost") from None
     response = Response(blocks, mimetype="application/octet-stream", direct_passthrough=True)
     response.content_length = record.bytes
     response.headers.set("Content-Disposition", "attachment", **_names(record.filename))

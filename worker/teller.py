@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 _EVERY_SECONDS = 0.05  # who reads sees no difference: text comes 20 times a second
 _SHARE = 0.01  # of a core's time at most: it would be missing to the engine
 _BREAK_SECONDS = 5.0  # after a failure nobody tries for this long
-_KEPT_SECONDS = 3600  # of a job's stream, from its beginning; later the row tells it
+_KEPT_SECONDS = 3600  # of a job's stream, after its last tokens; later the row tells it
 
 
 class Streams(Protocol):
@@ -74,8 +74,7 @@ class Teller:
             if count > told[sequence]:
                 key = signals.tokens_key(claim.job_id)
                 pipeline.xadd(key, _entry(claim, sequence, told[sequence], count))
-                if told[sequence] == 0:
-                    pipeline.expire(key, _KEPT_SECONDS)
+                pipeline.expire(key, _KEPT_SECONDS)  # each time: a Redis that was emptied knows of none
                 told[sequence] = count
                 jobs.add(claim.job_id)
         try:

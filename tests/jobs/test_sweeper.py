@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from jobs import catalog, lifecycle, submission, sweeper
 from jobs.attempts import Ending
 from jobs.database import Database
-from jobs.errors import OutOfMemory
+from jobs.errors import DatabaseUnavailable, OutOfMemory
 from jobs.states import State
 from jobs.tables import job_events
 from tests.jobs import samples
@@ -190,3 +190,16 @@ def test_the_models_of_a_worker_that_is_gone_are_withdrawn(database: Database) -
     sweeper.sweep(database, Bells(), MONTH)
     with database.transaction() as connection:
         assert set(catalog.listing(connection)) == {"new"}
+
+
+def test_lost_jobs_are_recovered_whatever_becomes_of_the_rest(
+    database: Database, owner: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(*_: object) -> int:
+        raise DatabaseUnavailable("canceling statement due to statement timeout")
+
+    monkeypatch.setattr(sweeper.lifecycle, "fail_unserved", stumble)
+    lose(database, owner, "lost")
+    with pytest.raises(DatabaseUnavailable):
+        sweeper.sweep(database, Bells(), MONTH)
+    assert samples.states(database) == {"lost": State.QUEUED}

@@ -406,3 +406,11 @@ def test_what_the_validation_found_is_told(caller: Caller, client: OpenAI, setti
         "Line 1: Missing required parameter: 'custom_id'. Line 2: The line is not a JSON"
         in found.status_details
     )
+
+
+def test_a_file_whose_bytes_are_lost_says_so(caller: Caller, app: Flask, database: Database) -> None:
+    made = put(caller, b"lost")
+    with database.transaction() as connection:
+        artifact = connection.execute(select(rows.c.artifact).where(rows.c.id == made["id"])).scalar_one()
+    app.extensions["penstock"].artifacts.remove(artifact)
+    the_error(caller.get(f"/v1/files/{made['id']}/content"), 404, "file_lost")
