@@ -217,13 +217,13 @@ def fail_queued(connection: Connection, job_id: str, error: JobError) -> int:
 
 
 def fail_unserved(connection: Connection, queue: str, after: timedelta) -> int:
-    """Fail the jobs of a queue that waited longer than `after` for a model that no worker has any more."""
+    """Fail jobs of a queue that waited longer than `after` for a model that no worker has any more."""
     error = ModelUnavailable("No worker offers this model any more.")
     return _fail_unserved(connection, error, jobs.c.queue == queue, jobs.c.turn < _NOW - after)
 
 
 def fail_unloadable(connection: Connection, queue: str, model: str, reason: str) -> int:
-    """Fail the jobs that wait for a model which could not be loaded, unless another worker offers it."""
+    """Fail jobs that wait for a model which could not be loaded, unless another worker offers it."""
     return _fail_unserved(connection, ModelUnavailable(reason), jobs.c.queue == queue, jobs.c.model == model)
 
 
@@ -232,13 +232,19 @@ def error_object(error: JobError) -> dict[str, str]:
     return {"code": error.code, "message": str(error)}
 
 
-def _fail_unserved(connection: Connection, error: ModelUnavailable, *which: ColumnElement[bool]) -> int:
+def _fail_unserved(
+    connection: Connection, error: ModelUnavailable, *which: ColumnElement[bool], limit: int = 1000
+) -> int:
+    """At most `limit`, so that no statement lasts long: callers ask again and again."""
     served = exists().where(offers.c.name == jobs.c.model, offers.c.version_id.is_not(None))
-    waiting = jobs.c.state == literal_column("'queued'")
+    waiting = and_(jobs.c.state == literal_column("'queued'"), ~served, *which)
+    some = select(jobs.c.id).where(waiting).order_by(jobs.c.id).limit(limit)
+    ids = connection.execute(some.with_for_update(skip_locked=True)).scalars().all()
+    if not ids:
+        return 0
     code = literal(error.code, Text)
-    return len(
-        _move(connection, State.FAILED, waiting, ~served, *which, code=code, error=error_object(error))
-    )
+    here = (jobs.c.id.in_(ids), waiting)
+    return len(_move(connection, State.FAILED, *here, code=code, error=error_object(error)))
 
 
 def _due(queue: str | ColumnElement[str], model: str | ColumnElement[str]) -> ColumnElement[bool]:
