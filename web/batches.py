@@ -17,6 +17,7 @@ from web.batch_object import batch_object
 from web.batch_request import BatchesQuery, BatchRequest
 from web.body import json_object
 from web.errors import BadRequest, Conflict, NotFound
+from web.paging import page_of
 
 blueprint = Blueprint("batches", __name__)
 
@@ -54,9 +55,7 @@ def index() -> Response:
         if asked.after is not None:
             _find(connection, asked.after, param="after")
         found, more = batches.page(connection, owner_id(), asked.after, asked.limit)
-    data = [batch_object(batch) for batch in found]
-    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
-    return jsonify(object="list", data=data, first_id=first, last_id=last, has_more=more)
+    return page_of([batch_object(batch) for batch in found], more)
 
 
 @blueprint.get("/v1/batches/<batch_id>")

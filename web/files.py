@@ -20,6 +20,7 @@ from web.backend import backend
 from web.errors import Conflict, NotFound
 from web.file_upload import Form
 from web.offload import offload
+from web.paging import page_of
 
 blueprint = Blueprint("files", __name__)
 
@@ -53,9 +54,7 @@ def index() -> Response:
         found, more = files.page(
             connection, owner_id(), asked.purpose, asked.after, asked.limit, asked.order == "desc"
         )
-    data = [file_object(record) for record in found]
-    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
-    return jsonify(object="list", data=data, first_id=first, last_id=last, has_more=more)
+    return page_of([file_object(record) for record in found], more)
 
 
 @blueprint.get("/v1/files/<file_id>")

@@ -17,6 +17,7 @@ from web.errors import BadRequest, NotFound
 from web.fine_tuning_job import new_job, wait_for_files
 from web.fine_tuning_object import checkpoint_object, event_object, job_object
 from web.fine_tuning_request import CheckpointsQuery, EventsQuery, FineTuningRequest, JobsQuery
+from web.paging import page_of
 from web.webhook_requests import check_url
 
 blueprint = Blueprint("fine_tuning", __name__)
@@ -120,9 +121,7 @@ def checkpoints(job_id: str) -> Response:
         if asked.after is not None and not finetunes.has_checkpoint(connection, record.id, asked.after):
             raise NotFound(f"Checkpoint with id '{asked.after[:100]}' not found.", param="after")
         page, more = finetunes.checkpoint_page(connection, record.id, asked.after, asked.limit)
-    data = [checkpoint_object(one, record.id) for one in page]
-    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
-    return jsonify(object="list", data=data, first_id=first, last_id=last, has_more=more)
+    return page_of([checkpoint_object(one, record.id) for one in page], more)
 
 
 def _refuse_ended(record: JobRecord, done: str) -> None:

@@ -19,6 +19,7 @@ from web.body import json_object
 from web.connection import current as current_connection
 from web.conversation import KIND
 from web.errors import BadRequest, NotFound
+from web.paging import page_of
 from web.requests import MAX_INT
 from web.response_events import Events
 from web.response_job import new_job, replay
@@ -118,7 +119,7 @@ def index() -> Response:
         found, more = records.page(
             connection, owner_id(), KIND, asked.after, asked.limit, asked.order == "desc"
         )
-    return _page([response_object.answer(backend(), record) for record in found], more)
+    return page_of([response_object.answer(backend(), record) for record in found], more)
 
 
 @blueprint.get("/v1/responses/<response_id>/input_items")
@@ -134,7 +135,7 @@ def input_items(response_id: str) -> Response:
     if asked.after is not None and asked.after not in places:
         raise NotFound(f"Item with id '{asked.after[:100]}' not found.", param="after")
     first = places.get(asked.after, 0) if asked.after is not None else 0
-    return _page(items[first : first + asked.limit], more=first + asked.limit < len(items))
+    return page_of(items[first : first + asked.limit], more=first + asked.limit < len(items))
 
 
 _INCLUDE = {"include": ("", LOGPROBS), "include[]": ("", LOGPROBS)}
@@ -200,11 +201,6 @@ def _visible(record: JobRecord | None, response_id: str, param: str = "id") -> J
     if record is None or not record.stored:
         raise NotFound(f"Response with id '{response_id[:100]}' not found.", param=param)
     return record
-
-
-def _page(data: list[dict[str, Any]], more: bool) -> Response:
-    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
-    return jsonify(object="list", data=data, first_id=first, last_id=last, has_more=more)
 
 
 def _wait(job_id: str, seconds: float) -> None:

@@ -17,6 +17,7 @@ from web.auth import owner_id
 from web.backend import backend
 from web.body import json_object, optional_json_object
 from web.errors import BadRequest, NotFound, Unavailable
+from web.paging import page_of
 from web.webhook_requests import (
     EndpointChange,
     EndpointRequest,
@@ -74,9 +75,7 @@ def index() -> Response:
         if asked.after is not None:
             _found(webhooks.find(connection, owner_id(), asked.after), asked.after, "after")
         found, more = webhooks.page(connection, owner_id(), asked.after, asked.limit)
-    data = [_object(endpoint) for endpoint in found]
-    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
-    return jsonify(object="list", data=data, first_id=first, last_id=last, has_more=more)
+    return page_of([_object(endpoint) for endpoint in found], more)
 
 
 @blueprint.get("/v1/webhook_endpoints/<endpoint_id>")
