@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, fun
 from sqlalchemy.dialects.postgresql import insert
 
 from jobs.artifacts import ArtifactStore, Writer
+from jobs.batches import is_open
 from jobs.database import Database
 from jobs.errors import StorageFailed
 from jobs.lines import Flaw
@@ -25,7 +26,6 @@ VALIDATED = ("batch", "fine-tune")
 FINETUNE = "fine_tuning.job"
 """The kind of a job that is a fine-tune."""
 
-_OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 _BATCH_LIFE = timedelta(days=30)
 _LOOSE = timedelta(hours=1)  # from an artifact's arrival to its row, at the most
 _ABANDONED = timedelta(days=1)  # the longest that anybody writes at one artifact
@@ -126,7 +126,7 @@ def page(
 
 def in_use(connection: Connection, file_id: str) -> str | None:
     """Who needs the file still: "batch 'batch_…'" or "fine-tuning job 'ftjob-…'"; None if nobody does."""
-    batch = select(batches.c.id).where(batches.c.input_file_id == file_id, batches.c.status.in_(_OPEN))
+    batch = select(batches.c.id).where(batches.c.input_file_id == file_id, is_open())
     if found := connection.execute(batch.limit(1)).scalar():
         return f"batch '{found}'"
     mine = select(files.c.owner_id).where(files.c.id == file_id).scalar_subquery()
@@ -244,7 +244,7 @@ def _forget(connection: Connection, which: ColumnElement[bool]) -> int:
 
 
 def _expired() -> ColumnElement[bool]:
-    batch = exists().where(batches.c.input_file_id == files.c.id, batches.c.status.in_(_OPEN))
+    batch = exists().where(batches.c.input_file_id == files.c.id, is_open())
     finetune = exists().where(jobs.c.owner_id == files.c.owner_id, _trains_on(files.c.id))
     return and_(files.c.expires_at < func.now(), ~batch, ~finetune)
 

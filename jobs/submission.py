@@ -85,12 +85,12 @@ def _submission() -> Select[Any]:
     columns: list[ColumnClause[Any]] = [column(name, _kind_given(name)) for name in _NEW]
     table = func.json_to_recordset(bindparam("given", type_=Text).cast(JSON))
     given = table.table_valued(*columns, name="given").render_derived(with_types=True)
-    values = [given.c[name].cast(jobs.c[name].type) for name in _NEW if name != "behind"]
+    values = [given.c[name].cast(jobs.c[name].type) for name in _WRITTEN]
     turn = select(_NOW).scalar_subquery() + given.c.behind * literal_column("interval '1 second'", Interval)
     row = (
         insert(jobs)
         .from_select(
-            [*(name for name in _NEW if name != "behind"), "state", "turn"],
+            [*_WRITTEN, "state", "turn"],
             select(*values, literal(State.QUEUED, Text), turn),
         )
         .returning(*(jobs.c[name] for name in _RETURNED))
@@ -107,6 +107,7 @@ def _submission() -> Select[Any]:
 
 
 _NEW = [field.name for field in fields(NewJob)]
+_WRITTEN = [name for name in _NEW if name != "behind"]  # as they are; the other one makes the turn
 _NEW_JSON = [name for name in _NEW if name in jobs.c and isinstance(jobs.c[name].type, JSON)]
 _RETURNED = (
     "id",
@@ -133,14 +134,13 @@ def submit_many(connection: Connection, accepted: Sequence[NewJob]) -> int:
     """
     if not accepted:
         return 0
-    names = [field.name for field in fields(NewJob)]
-    values = {name: (_kind_of(name), [getattr(job, name) for job in accepted]) for name in names}
+    values = {name: (_kind_of(name), [getattr(job, name) for job in accepted]) for name in _NEW}
     given = table_of(values)
-    written = [given.c[name] for name in names if name != "behind"]
+    written = [given.c[name] for name in _WRITTEN]
     rows = select(*written, literal(State.QUEUED, Text), _NOW + given.c.behind)
     row = (
         upsert(jobs)
-        .from_select([*(one.name for one in written), "state", "turn"], rows)
+        .from_select([*_WRITTEN, "state", "turn"], rows)
         .on_conflict_do_nothing(index_elements=["batch_id", "line"], index_where=jobs.c.batch_id.is_not(None))
         .returning(jobs.c.id, jobs.c.attempt, jobs.c.state, jobs.c.worker)
         .cte("moved")

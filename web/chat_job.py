@@ -1,11 +1,8 @@
 """The job that a request for a chat completion asks for, whole and checked."""
 
-import secrets
-
-from jobs.attempts import INTERACTIVE, NewJob
+from jobs.attempts import NewJob
 from jobs.inputs import GenerationInput
 from jobs.keys import Identity
-from jobs.queue import QueueName
 from web import choices, prompts, sampling
 from web.catalogue import Models
 from web.chat_request import ChatRequest
@@ -42,16 +39,4 @@ def new_job(models: Models, who: Identity, asked: ChatRequest) -> NewJob:
     most = sampling.limit_of(asked, limit, room, room, limit_name)  # all of the room, as OpenAI's
     chosen = sampling.decide(asked, model, models.tokenizers, most, asked.alternatives)
     work = GenerationInput(prompts=(prompt,), n=asked.n, stream=asked.stream, sampling=chosen)
-    return NewJob(
-        id=f"chatcmpl-{secrets.token_hex(16)}",
-        owner_id=who.owner_id,
-        api_key_id=who.key_id,
-        kind=KIND,
-        queue=QueueName.GENERATE,
-        model=model.name,
-        behind=INTERACTIVE,
-        request={"user": asked.user, "metadata": asked.metadata},
-        input=work.model_dump(mode="json"),
-        width=work.width,
-        stored=False,
-    )
+    return choices.unkept("chatcmpl", KIND, who, model, work, user=asked.user, metadata=asked.metadata)

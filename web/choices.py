@@ -1,10 +1,15 @@
 """What completions and chat completions share: several texts of one request, whole or streamed."""
 
-from typing import Annotated
+import secrets
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from jobs.inputs import MAX_SEQUENCES
+from jobs.attempts import INTERACTIVE, NewJob
+from jobs.catalog import ModelVersion
+from jobs.inputs import MAX_SEQUENCES, GenerationInput
+from jobs.keys import Identity
+from jobs.queue import QueueName
 from web.errors import BadRequest
 from web.requests import SampledRequest
 
@@ -38,6 +43,25 @@ class ChoicesRequest(SampledRequest):
     def generated(self) -> int:
         """How many texts are written for each prompt; at least the `n` that are shown."""
         return self.n
+
+
+def unkept(
+    prefix: str, kind: str, who: Identity, model: ModelVersion, work: GenerationInput, **shown: Any
+) -> NewJob:
+    """The job of a call that waits for its answer, which nobody can retrieve later; `shown` is echoed."""
+    return NewJob(
+        id=f"{prefix}-{secrets.token_hex(16)}",
+        owner_id=who.owner_id,
+        api_key_id=who.key_id,
+        kind=kind,
+        queue=QueueName.GENERATE,
+        model=model.name,
+        behind=INTERACTIVE,
+        request=shown,
+        input=work.model_dump(mode="json"),
+        width=work.width,
+        stored=False,
+    )
 
 
 def check(asked: ChoicesRequest, prompts: int = 1) -> None:

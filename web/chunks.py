@@ -1,5 +1,6 @@
 """A completion or chat completion as a stream of chunks; the last of each choice has its `finish_reason`."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from web.logprobs import Offsets, of_completion, of_text
 from web.reader import Delta
 
 
-class Chunks:
+class Chunks(ABC):
     """What both have in common; each says what its choices look like."""
 
     def __init__(self, models: Models, record: JobRecord, kind: str, include_usage: bool) -> None:
@@ -49,11 +50,13 @@ class Chunks:
         """The official client raises what stands here, and reads no further."""
         yield streaming.data({"error": errors.body(error)})
 
+    @abstractmethod
     def _part(self, delta: Delta) -> dict[str, Any]:
-        raise NotImplementedError
+        """A choice's next piece."""
 
+    @abstractmethod
     def _nothing(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """A choice's last piece, which says nothing."""
 
     @property
     def _indices(self) -> range:

@@ -1,12 +1,9 @@
 """The job that a request for a completion asks for, whole and checked."""
 
-import secrets
-
-from jobs.attempts import INTERACTIVE, NewJob
+from jobs.attempts import NewJob
 from jobs.catalog import ModelVersion
 from jobs.inputs import GenerationInput, Prompt
 from jobs.keys import Identity
-from jobs.queue import QueueName
 from web import choices, sampling
 from web.catalogue import Models
 from web.completion_request import DEFAULT_COMPLETION_TOKENS, CompletionRequest
@@ -36,19 +33,7 @@ def new_job(models: Models, who: Identity, asked: CompletionRequest) -> NewJob:
         stream=asked.stream,
         sampling=chosen,
     )
-    return NewJob(
-        id=f"cmpl-{secrets.token_hex(16)}",
-        owner_id=who.owner_id,
-        api_key_id=who.key_id,
-        kind=KIND,
-        queue=QueueName.GENERATE,
-        model=model.name,
-        behind=INTERACTIVE,
-        request={"user": asked.user},
-        input=work.model_dump(mode="json"),
-        width=work.width,
-        stored=False,
-    )
+    return choices.unkept("cmpl", KIND, who, model, work, user=asked.user)
 
 
 def _check(asked: CompletionRequest, prompts: int) -> None:

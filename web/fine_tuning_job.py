@@ -21,7 +21,7 @@ _EVENTS = tuple(f"fine_tuning.job.{end}" for end in ("succeeded", "failed", "can
 
 
 def new_job(models: Models, who: Identity, asked: FineTuningRequest) -> NewJob:
-    """The job, apart from its files (see `check_files`).
+    """The job, apart from its files (see `wait_for_files`).
 
     Raises:
         BadRequest: it does not fit itself.
