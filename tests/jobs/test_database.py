@@ -20,7 +20,7 @@ def run(database: Database, statement: str) -> object:
 def test_a_connection_that_the_server_ended_is_replaced_unseen(database: Database) -> None:
     pid = run(database, "SELECT pg_backend_pid()")
     other = Database(database.engine.url.render_as_string(hide_password=False))
-    run(other, f"SELECT pg_terminate_backend({pid})")
+    assert run(other, f"SELECT pg_terminate_backend({pid}, 5000)")  # waits until it has ended
     assert run(database, "SELECT 1") == 1
     other.close()
 
