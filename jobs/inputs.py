@@ -69,28 +69,6 @@ class Replay(BaseModel):
     receipt: dict[str, str | int | None]
 
 
-class Hyperparameters(BaseModel):
-    """How a fine-tune trains; what is `auto` the trainer chooses, and the job then shows what it chose."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    n_epochs: Literal["auto"] | Annotated[int, Field(ge=1, le=50)] = "auto"
-    batch_size: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
-    learning_rate_multiplier: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = "auto"
-
-
-class FinetuneInput(BaseModel):
-    """What is trained on what. The base model is the job's `model`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    training_file: str
-    validation_file: str | None = None
-    suffix: str | None = None  # of the name of the model that comes out
-    seed: int = Field(ge=0, le=MAX_FINETUNE_SEED)
-    hyperparameters: Hyperparameters
-
-
 class GenerationInput(BaseModel):
     """`n` continuations of each prompt, chosen from `best_of` by their log-probability per token."""
 

@@ -274,9 +274,19 @@ checkpoints = Table(
     Column("step", Integer, nullable=False),
     Column("model", Text, nullable=False),  # the name under which it can be called
     Column("metrics", JSON, nullable=False),
+    Column("best", Boolean, nullable=False, server_default=text("false")),  # kept beside the newest
     Column("created_at", _moment, nullable=False, server_default=_NOW),
     UniqueConstraint("job_id", "step"),
 )
+
+checkpoint_files = Table(
+    "checkpoint_files",
+    metadata,
+    Column("checkpoint_id", ForeignKey("checkpoints.id", ondelete="CASCADE"), primary_key=True),
+    Column("path", Text, primary_key=True),  # in the checkpoint's folder
+    Column("artifact", Text, nullable=False, index=True),
+)
+"""All that a trainer needs to go on from a checkpoint, wherever it runs."""
 
 webhook_endpoints = Table(
     "webhook_endpoints",
@@ -333,8 +343,30 @@ model_versions = Table(
     Column("owner_id", ForeignKey("owners.id", ondelete="CASCADE")),
     Column("job_id", Text),  # the fine-tune that made it
     Column("lineage", _optional),  # base, data, hyperparameters, code
+    Column("base", Text),  # of an adapter: the name of the model under it
     Column("created_at", _moment, nullable=False, server_default=_NOW),
     UniqueConstraint("name", "digest", "quantization"),
+)
+
+model_files = Table(
+    "model_files",
+    metadata,
+    Column("version_id", ForeignKey("model_versions.id", ondelete="CASCADE"), primary_key=True),
+    Column("path", Text, primary_key=True),  # in the model's folder
+    Column("artifact", Text, nullable=False, index=True),
+)
+"""The folder of a model that was made here; of one from MODELS there are none."""
+
+trainers = Table(
+    "trainers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("device", Text, nullable=False),  # cpu or cuda
+    Column("precisions", ARRAY(Text), nullable=False),
+    Column("refused", JSON, nullable=False),  # {adapter or precision: why this host cannot}
+    Column("calibration", JSON, nullable=False),  # {precision: floating-point operations per second}
+    Column("memory", BigInteger, nullable=False),  # bytes that a training may take
+    Column("seen_at", _moment, nullable=False, server_default=_NOW),
 )
 
 offers = Table(

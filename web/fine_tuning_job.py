@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 from jobs import files, finetunes
 from jobs.attempts import STANDARD, NewJob
 from jobs.files import FileRecord
-from jobs.inputs import FinetuneInput, Hyperparameters
+from jobs.finetune_input import FinetuneInput, Hyperparameters
 from jobs.keys import Identity
 from jobs.queue import QueueName
 from web.catalogue import Models

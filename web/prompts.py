@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, decoders
 
 from jobs.artifacts import ArtifactStore
 from jobs.catalog import ModelVersion
+from jobs.chat_template import TemplateRefusal, render
 from jobs.inputs import Prompt
-from web.chat_template import TemplateRefusal, render
 from web.errors import BadRequest
 from web.offload import LONG_TEXT, offload
 from web.response_request import InputMessage

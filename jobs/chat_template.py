@@ -18,15 +18,21 @@ class TemplateRefusal(Exception):
     """The template does not take these messages; the text says why, in its author's words."""
 
 
-def render(template: str, messages: Sequence[Mapping[str, str]], eos_token: str) -> str:
-    """The text that a model continues with its answer to the messages.
+def render(
+    template: str, messages: Sequence[Mapping[str, str]], eos_token: str, answered: bool = False
+) -> str:
+    """The text that a model continues with its answer to the messages; `answered`: the last one is an answer.
 
     Raises:
         TemplateRefusal: it refuses them, or is broken.
     """
     try:
         return _compiled(template).render(
-            messages=messages, tools=None, documents=None, add_generation_prompt=True, eos_token=eos_token
+            messages=messages,
+            tools=None,
+            documents=None,
+            add_generation_prompt=not answered,
+            eos_token=eos_token,
         )
     except Exception as error:  # a template comes with a model from anywhere and may raise whatever it likes
         raise TemplateRefusal(" ".join(str(error).split())) from error

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from web.chat_template import TemplateRefusal, render
+from jobs.chat_template import TemplateRefusal, render
 
 MESSAGES = [
     {"role": "system", "content": "Be <brief> & kind."},

@@ -1,0 +1,81 @@
+"""The models that were made here: versions in the catalog whose folders are artifacts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, select
+
+from jobs.catalog import ModelVersion
+from jobs.tables import model_files, model_versions
+
+
+@dataclass(frozen=True)
+class Published:
+    """A version, whose it is, where it comes from and the files of its folder."""
+
+    version: ModelVersion
+    owner_id: int
+    job_id: str
+    lineage: Mapping[str, Any]  # base, base_digest, training_file, sha256, hyperparameters, code, ...
+    base: str | None  # of an adapter: the name of the model under it
+    files: Mapping[str, str]  # path in the folder: artifact
+
+
+def publish(connection: Connection, new: Published) -> None:
+    """Make a model known; workers see it within a second or two, and load it when a job waits for it."""
+    kept = {
+        name: getattr(new.version, name) for name in model_versions.c.keys() if hasattr(new.version, name)
+    }
+    values = kept | {
+        "owner_id": new.owner_id,
+        "job_id": new.job_id,
+        "lineage": dict(new.lineage),
+        "base": new.base,
+    }
+    made = insert(model_versions).values(**values).returning(model_versions.c.id)
+    version_id = connection.execute(made).scalar_one()
+    rows = [{"version_id": version_id, "path": path, "artifact": name} for path, name in new.files.items()]
+    connection.execute(insert(model_files), rows)
+
+
+def mark(connection: Connection) -> tuple[int, int]:
+    """What changes whenever a model is published or removed: cheap to ask, and nothing else to compare."""
+    own = select(func.count(), func.coalesce(func.max(model_versions.c.id), 0))
+    count, newest = connection.execute(own.where(model_versions.c.job_id.is_not(None))).one()
+    return count, newest
+
+
+def find(connection: Connection, name: str) -> Published | None:
+    """The newest version of that name, if it was made here."""
+    mine = (model_versions.c.name == name, model_versions.c.job_id.is_not(None))
+    found = list_all(connection, mine)
+    return found[-1] if found else None
+
+
+def list_all(
+    connection: Connection, where: Sequence[Any] = (model_versions.c.job_id.is_not(None),)
+) -> list[Published]:
+    """All of them, the oldest first."""
+    rows = connection.execute(select(model_versions).where(*where).order_by(model_versions.c.id)).all()
+    held: dict[int, dict[str, str]] = {row.id: {} for row in rows}
+    for file in connection.execute(select(model_files).where(model_files.c.version_id.in_(held))):
+        held[file.version_id][file.path] = file.artifact
+    return [_published(row, held[row.id]) for row in rows]
+
+
+def remove(connection: Connection, name: str) -> list[str]:
+    """Delete every version of a name that was made here; return the artifacts that they leave."""
+    mine = select(model_versions.c.id).where(model_versions.c.name == name)
+    artifacts = list(
+        connection.execute(select(model_files.c.artifact).where(model_files.c.version_id.in_(mine))).scalars()
+    )
+    gone = delete(model_versions).where(model_versions.c.name == name).returning(model_versions.c.tokenizer)
+    return [*artifacts, *connection.execute(gone).scalars()]
+
+
+def _published(row: Any, files: dict[str, str]) -> Published:
+    version = ModelVersion(
+        **{name: getattr(row, name) for name in ModelVersion.__dataclass_fields__ if name != "slots"}, slots=1
+    )
+    return Published(version, row.owner_id, row.job_id, row.lineage or {}, row.base, files)
