@@ -4,6 +4,11 @@ PenstockError
 ├── JobError                 ends or interrupts an attempt; `code` is shown to clients and never renamed
 │   ├── InvalidPrompt        the request cannot be run by this model
 │   ├── InvalidTrainingFile  the data cannot be trained on; InvalidValidationFile likewise
+│   ├── TrainingDiverged     the loss is no number any more
+│   ├── TrainingStalled      the training made no step for long; tried again
+│   ├── TrainingCrashed      the training's process died; tried again
+│   ├── TrainingPaused       its owner let it rest; tried again, not charged
+│   ├── DiskFull             no room for the checkpoints
 │   ├── ModelUnavailable     this worker does not have the model
 │   ├── NumericalError       NaN or infinity in the logits of this sequence
 │   ├── OutOfMemory          the device had no room; tried again
@@ -44,6 +49,40 @@ class InvalidValidationFile(JobError):
     """The validation file is not what it should be; the message names lines."""
 
     code = "invalid_validation_file"
+
+
+class TrainingDiverged(JobError):
+    """The loss turned NaN or infinite; the last good checkpoint stays."""
+
+    code = "training_diverged"
+
+
+class TrainingStalled(JobError):
+    """The training made no step for so long that its process was ended."""
+
+    code = "training_stalled"
+    retryable = True
+
+
+class TrainingCrashed(JobError):
+    """The process of the training died, of a crash or for want of memory."""
+
+    code = "training_crashed"
+    retryable = True
+
+
+class TrainingPaused(JobError):
+    """Its owner wished that it rests; it goes on from its checkpoint when resumed."""
+
+    code = "training_paused"
+    retryable = True
+    charged = False
+
+
+class DiskFull(JobError):
+    """The trainer's disk has too little room for the checkpoints."""
+
+    code = "insufficient_storage"
 
 
 class ModelUnavailable(JobError):

@@ -25,7 +25,9 @@ class Published:
 def publish(connection: Connection, new: Published) -> None:
     """Make a model known; workers see it within a second or two, and load it when a job waits for it."""
     kept = {
-        name: getattr(new.version, name) for name in model_versions.c.keys() if hasattr(new.version, name)
+        column.name: getattr(new.version, column.name)
+        for column in model_versions.c
+        if hasattr(new.version, column.name)
     }
     values = kept | {
         "owner_id": new.owner_id,

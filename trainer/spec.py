@@ -1,4 +1,4 @@
-"""What the child of a training is told: a file that the parent writes and every process of the child reads."""
+"""What the child of a training is told: a file that its parent writes and each of its processes reads."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -26,7 +26,7 @@ class Data(BaseModel):
 
 
 class Spec(BaseModel):
-    """One attempt at a fine-tune. All paths are absolute; `folder` is the job's own, kept between attempts."""
+    """One attempt at a fine-tune. Paths are absolute; `folder` is the job's own, kept between attempts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
