@@ -4,12 +4,14 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
+from functools import partial
 from io import UnsupportedOperation
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 import fsspec
@@ -18,6 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from jobs.errors import StorageFailed
 
 _NAME = re.compile(r"[0-9a-f]{64}")
+_BLOCK = 1 << 20
 _ASIDE = "aside"  # folder of what is being written; no artifact's folder is named so
 
 
@@ -104,6 +107,44 @@ class ArtifactStore:
         """
         return self.put_stream([data])
 
+    def put_file(self, path: Path, announce: Callable[[str], None] | None = None) -> str:
+        """Keep a file's bytes and return their name; nobody may write to that file any more.
+
+        A folder on the same disk links it: gigabytes are read once, for their name, and not copied.
+        `announce` hears the name before the bytes are there (see `files.keep_file`).
+
+        Raises:
+            StorageFailed: there is no room, or the store is out of reach.
+            OSError: the file cannot be read.
+        """
+        with path.open("rb") as file:
+            name = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+            if announce is not None:
+                announce(name)
+            if self._is_local and self._link(path, name):
+                return name
+            file.seek(0)
+            return self.put_stream(iter(partial(file.read, _BLOCK), b""))
+
+    def fetch(self, name: str, path: Path) -> None:
+        """Make a new file of the bytes of that name, to be read alone: it may be a link to them.
+
+        Raises:
+            FileNotFoundError: there are none.
+            StorageFailed: they are not what their name says, or the store is out of reach.
+            OSError: the file cannot be written.
+        """
+        if not (self._is_local and _linked(self._path(name), path)):
+            with self.open(name) as source, path.open("xb") as copy:
+                shutil.copyfileobj(source, copy, _BLOCK)
+                _to_disk(copy)
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != name:
+                raise StorageFailed(
+                    f"The artifact {name} is damaged: its bytes are not those that were kept."
+                )
+
     def get(self, name: str) -> bytes:
         """The bytes of that name.
 
@@ -146,18 +187,45 @@ class ArtifactStore:
                         gone += 1
         return gone
 
+    @property
+    def _is_local(self) -> bool:
+        return isinstance(self._files, LocalFileSystem)
+
+    def _link(self, path: Path, name: str) -> bool:
+        """Make a file that is on the disk an artifact; returns whether its disk and the store's are one."""
+        with _storage():
+            to = Path(self._path(name))
+            to.parent.mkdir(parents=True, exist_ok=True)
+            if not to.exists() and not _linked(path, to):
+                return False
+            _names_to_disk(PurePosixPath(to.parent))
+        return True
+
     def _place(self, aside: str, name: str) -> None:
         path = self._path(name)
         if not self._files.exists(path):
             self._files.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
             self._files.mv(aside, path)
-            if isinstance(self._files, LocalFileSystem):
+            if self._is_local:
                 _names_to_disk(PurePosixPath(path).parent)
 
     def _path(self, name: str) -> str:
         if not _NAME.fullmatch(name):
             raise FileNotFoundError(f"{name!r} is not the name of an artifact")
         return f"{self._root}/{name[:2]}/{name}"
+
+
+def _linked(existing: Path | str, new: Path) -> bool:
+    """Whether a second name could be given: the file system, or a limit of it, may refuse it."""
+    try:
+        os.link(existing, new)
+    except FileExistsError:
+        return new.samefile(existing)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def _to_disk(file: BinaryIO) -> None:

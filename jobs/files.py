@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -17,7 +19,15 @@ from jobs.database import Database
 from jobs.errors import StorageFailed
 from jobs.lines import Flaw
 from jobs.states import FINAL
-from jobs.tables import batches, files, jobs, loose_artifacts, model_versions
+from jobs.tables import (
+    batches,
+    checkpoint_files,
+    files,
+    jobs,
+    loose_artifacts,
+    model_files,
+    model_versions,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +82,15 @@ def keep(database: Database, writer: Writer) -> str:
     """
     announce(database, writer.name)
     return writer.keep()
+
+
+def keep_file(database: Database, store: ArtifactStore, path: Path) -> str:
+    """As `keep`, of a file that is there; it may be linked, so nobody may write to it any more.
+
+    Raises:
+        As `keep`, and OSError: the file cannot be read.
+    """
+    return store.put_file(path, partial(announce, database))
 
 
 def announce(database: Database, artifact: str) -> None:
@@ -227,10 +246,13 @@ def _remove_loose(database: Database, store: ArtifactStore) -> bool:
         artifact = connection.execute(due).scalar()
         if artifact is None:
             return False
-        named = or_(
-            exists().where(files.c.artifact == artifact),
-            exists().where(model_versions.c.tokenizer == artifact),
+        columns = (
+            files.c.artifact,
+            model_versions.c.tokenizer,
+            model_files.c.artifact,
+            checkpoint_files.c.artifact,
         )
+        named = or_(*(exists().where(column == artifact) for column in columns))
         if not connection.execute(select(named)).scalar():
             store.remove(artifact)
         connection.execute(delete(loose_artifacts).where(loose_artifacts.c.artifact == artifact))

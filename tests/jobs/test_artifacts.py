@@ -114,6 +114,55 @@ def test_what_was_removed_is_gone_and_may_be_removed_again(store: ArtifactStore)
         store.open(name)
 
 
+@pytest.fixture(params=["folder", "another disk", "bucket"])
+def any_store(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> ArtifactStore:
+    """A folder beside the files, one to which nothing can be linked, and one that is no folder."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    if request.param == "another disk":
+        monkeypatch.setattr(os, "link", refuse)
+    return ArtifactStore("memory://bucket" if request.param == "bucket" else f"file://{tmp_path / 'store'}")
+
+
+@pytest.mark.parametrize("data", [b"", bytes(range(256)) * 10_000])
+def test_a_file_goes_in_and_comes_out_of_any_store(
+    any_store: ArtifactStore, tmp_path: Path, data: bytes
+) -> None:
+    (path := tmp_path / "weights").write_bytes(data)
+    announced: list[str] = []
+    name = any_store.put_file(path, announced.append)
+    assert announced == [name] == [any_store.put(data)]
+    assert any_store.put_file(path) == name
+    any_store.fetch(name, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == data
+    any_store.remove(name)
+    assert (tmp_path / "copy").read_bytes() == path.read_bytes() == data
+
+
+def test_a_file_on_the_disk_of_the_store_takes_no_room_there(store: ArtifactStore, tmp_path: Path) -> None:
+    (path := tmp_path / "weights").write_bytes(b"numbers")
+    store.fetch(store.put_file(path), tmp_path / "copy")
+    assert path.samefile(tmp_path / "copy")
+    assert path.stat().st_nlink == 3
+
+
+def test_bytes_that_are_not_what_their_name_says_are_refused(
+    any_store: ArtifactStore, tmp_path: Path
+) -> None:
+    name = any_store.put(b"whole")
+    any_store._files.pipe_file(any_store._path(name), b"who")
+    with pytest.raises(StorageFailed, match=f"The artifact {name} is damaged"):
+        any_store.fetch(name, tmp_path / "copy")
+    with pytest.raises(FileNotFoundError):
+        any_store.fetch("0" * 64, tmp_path / "another")
+    with pytest.raises(FileNotFoundError):
+        any_store.put_file(tmp_path / "nothing")
+
+
 @pytest.mark.parametrize(
     "name", ["", "0" * 63, "0" * 64, "A" * 64, "../" * 22, "/etc/passwd", "0" * 64 + "\n"]
 )
