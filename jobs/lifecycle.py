@@ -61,6 +61,18 @@ def claim_suspect(
     return _claim(connection, queue, model, worker, lease, 1, jobs.c.crashes >= SUSPECT_AFTER)
 
 
+def claim_any(connection: Connection, queue: str, worker: str, lease: timedelta) -> ClaimedJob | None:
+    """Take one due job of a queue, whatever its model, and a suspect too: the caller runs one at a time."""
+    found = _claim(connection, queue, None, worker, lease, 1, true())
+    return found[0] if found else None
+
+
+def forgive(connection: Connection, claim: Claim) -> None:
+    """A job has come further than before: the deaths and failures on the way there count no more."""
+    mine = (jobs.c.id == claim.job_id, jobs.c.attempt == claim.attempt, jobs.c.state == State.RUNNING)
+    connection.execute(update(jobs).where(*mine).values(crashes=0, failures=0))
+
+
 def suspect_waits(connection: Connection, queue: str, model: str) -> bool:
     """Whether a suspect is due: the caller then lets its batch run empty for `claim_suspect`."""
     waiting = select(jobs.c.id).where(_due(queue, model), jobs.c.crashes >= SUSPECT_AFTER).limit(1)
@@ -247,12 +259,12 @@ def _fail_unserved(
     return len(_move(connection, State.FAILED, *here, code=code, error=error_object(error)))
 
 
-def _due(queue: str | ColumnElement[str], model: str | ColumnElement[str]) -> ColumnElement[bool]:
+def _due(queue: str | ColumnElement[str], model: str | ColumnElement[str] | None) -> ColumnElement[bool]:
     return and_(
         jobs.c.state
         == literal_column("'queued'"),  # a bound value would hide the partial index from the plan
         jobs.c.queue == queue,
-        jobs.c.model == model,
+        true() if model is None else jobs.c.model == model,
         jobs.c.available_at <= _NOW,
         jobs.c.paused_at.is_(None),
     )
@@ -261,7 +273,7 @@ def _due(queue: str | ColumnElement[str], model: str | ColumnElement[str]) -> Co
 def _claim(
     connection: Connection,
     queue: str,
-    model: str,
+    model: str | None,
     worker: str,
     lease: timedelta,
     slots: int,
