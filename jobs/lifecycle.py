@@ -73,6 +73,11 @@ def forgive(connection: Connection, claim: Claim) -> None:
     connection.execute(update(jobs).where(*mine).values(crashes=0, failures=0))
 
 
+def state_of(connection: Connection, job_id: str) -> State:
+    """Where a job stands, as this transaction left it."""
+    return State(connection.execute(select(jobs.c.state).where(jobs.c.id == job_id)).scalar_one())
+
+
 def suspect_waits(connection: Connection, queue: str, model: str) -> bool:
     """Whether a suspect is due: the caller then lets its batch run empty for `claim_suspect`."""
     waiting = select(jobs.c.id).where(_due(queue, model), jobs.c.crashes >= SUSPECT_AFTER).limit(1)

@@ -106,6 +106,10 @@ class Settings(BaseSettings):
     max_failures: int = Field(default=3, ge=1)  # charged failures of a job before it has failed
     retention_days: float = Field(default=30, gt=0)  # finished jobs are deleted after this
 
+    trainer_nproc: int = Field(default=0, ge=0)  # processes of one training; 0: one per GPU, or one
+    trainer_nnodes: int = Field(default=1, ge=1)  # hosts of one training
+    trainer_rendezvous: OptionalText = None  # host:port of the first of several hosts
+
     web_processes: int = Field(default=1, ge=1)
     web_connections: int = Field(default=4096, ge=1)  # of one process; long polls and streams hold theirs
     max_body_mb: float = Field(default=4, gt=0)

@@ -20,7 +20,7 @@ RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends g++ >/d
     && apt-get purge -y -qq --auto-remove g++ >/dev/null && rm -rf /var/lib/apt/lists/*
 
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp penstock \
-    && install -d -o penstock -g penstock /artifacts /hub
+    && install -d -o penstock -g penstock /artifacts /state /hub
 # 755: readable to penstock whatever the umask of the checkout was
 COPY --chmod=755 models models
 COPY --chmod=755 jobs jobs

@@ -89,7 +89,7 @@ def _app(settings: Settings) -> list[Process]:
     commands = {
         "web": [python, "-m", "gunicorn", "--config", "web/gunicorn.conf.py", "web.wsgi:app"],
         "worker": [python, "-m", "worker.app"],
-        "trainer": _celery(python, "trainer.app", QueueName.TRAIN),
+        "trainer": [python, "-m", "trainer.app"],
         "clerk": _celery(python, "web.clerk", QueueName.CLERK),
         "sweeper": [python, "-m", "jobs.sweeper"],
     }
