@@ -9,6 +9,7 @@ from jobs import elements, lines
 from jobs.lines import Flaw
 
 _HEAD = 65_536
+_MOST_MESSAGES = 512  # of one example: each answer is rendered with all that stands before it
 _BLOCK = 262_144
 _TEXT_NAMES = (".txt", ".md")
 _JSON_NAMES = (".json", ".jsonl", ".ndjson")
@@ -43,19 +44,38 @@ def is_plain_text(filename: str, head: bytes) -> bool:
     return not (begin.startswith(b"{") or (begin.startswith(b"[") and begin[1:].lstrip()[:1] in (b"{", b"]")))
 
 
+def is_text(stream: BinaryIO, filename: str) -> bool:
+    """As `is_plain_text`, of a stream, which is at its beginning and stays there."""
+    head = stream.read(_HEAD)
+    stream.seek(0)
+    return is_plain_text(filename, head)
+
+
+def layout_in(stream: BinaryIO, filename: str) -> Layout | None:
+    """The layout of a file, whose first example decides; None if it has none. The stream begins anew."""
+    if is_text(stream, filename):
+        return Layout.TEXT
+    first = next((record for _, record in _objects(stream) if isinstance(record, dict)), None)
+    stream.seek(0)
+    return None if first is None else layout_of(first)
+
+
 def examples(stream: BinaryIO) -> Iterator[tuple[int, dict[str, Any] | Flaw]]:
     """Each example of a JSON array or of JSON Lines, whose layout is that of the first, with its line."""
-    head = stream.read(_HEAD).removeprefix(codecs.BOM_UTF8).lstrip()
-    stream.seek(0)
-    found = (elements if head.startswith(b"[") else lines).objects(stream)
     layout: Layout | None = None
-    for number, record in found:
+    for number, record in _objects(stream):
         if isinstance(record, dict):
             layout = layout or layout_of(record)
             flaw = _flaw(record, layout, number)
             yield number, record if flaw is None else flaw
         else:
             yield number, record
+
+
+def _objects(stream: BinaryIO) -> Iterator[tuple[int, dict[str, Any] | Flaw]]:
+    head = stream.read(_HEAD).removeprefix(codecs.BOM_UTF8).lstrip()
+    stream.seek(0)
+    return elements.objects(stream) if head.startswith(b"[") else lines.objects(stream)
 
 
 def layout_of(record: dict[str, Any]) -> Layout | None:
@@ -105,6 +125,9 @@ def _flaw_of_chat(record: dict[str, Any], number: int) -> Flaw | None:
     if not isinstance(messages, list) or not messages:
         said = "'messages' must be an array with at least one message."
         return Flaw("invalid_type", said, number, "messages")
+    if len(messages) > _MOST_MESSAGES:
+        said = f"'messages' has {len(messages):,} messages; one example may have {_MOST_MESSAGES}. Split it."
+        return Flaw("array_above_max_length", said, number, "messages")
     for index, message in enumerate(messages):
         path = f"messages[{index}]"
         if not isinstance(message, dict):
