@@ -1,13 +1,13 @@
 """The models that were made here: versions in the catalog whose folders are artifacts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select
 
 from jobs.catalog import ModelVersion
-from jobs.tables import model_files, model_versions
+from jobs.tables import model_files, model_versions, offers
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ def publish(connection: Connection, new: Published) -> None:
 
 def mark(connection: Connection) -> tuple[int, int]:
     """What changes whenever a model is published or removed: cheap to ask, and nothing else to compare."""
-    own = select(func.count(), func.coalesce(func.max(model_versions.c.id), 0))
-    count, newest = connection.execute(own.where(model_versions.c.job_id.is_not(None))).one()
-    return count, newest
+    own = select(func.count(), func.coalesce(func.sum(model_versions.c.id), 0))
+    count, total = connection.execute(own.where(model_versions.c.job_id.is_not(None))).one()
+    return count, int(total)
 
 
 def find(connection: Connection, name: str) -> Published | None:
@@ -66,14 +66,37 @@ def list_all(
     return [_published(row, held[row.id]) for row in rows]
 
 
+def lineages(connection: Connection, owner_id: int, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Where those of these models come from that are an owner's."""
+    mine = (model_versions.c.owner_id == owner_id, model_versions.c.name.in_(list(names)))
+    query = select(model_versions.c.name, model_versions.c.lineage).where(*mine)
+    return {row.name: row.lineage or {} for row in connection.execute(query.order_by(model_versions.c.id))}
+
+
+def adapter_over(connection: Connection, name: str) -> str | None:
+    """An adapter that cannot speak without the model of that name; None if there is none."""
+    over = (model_versions.c.base == name, model_versions.c.job_id.is_not(None))
+    found: str | None = connection.execute(select(model_versions.c.name).where(*over).limit(1)).scalar()
+    return found
+
+
 def remove(connection: Connection, name: str) -> list[str]:
-    """Delete every version of a name that was made here; return the artifacts that they leave."""
-    mine = select(model_versions.c.id).where(model_versions.c.name == name)
-    artifacts = list(
-        connection.execute(select(model_files.c.artifact).where(model_files.c.version_id.in_(mine))).scalars()
-    )
-    gone = delete(model_versions).where(model_versions.c.name == name).returning(model_versions.c.tokenizer)
-    return [*artifacts, *connection.execute(gone).scalars()]
+    """Delete every version of a name that was made here; return the artifacts that they leave.
+
+    Nobody offers it any more. A worker that is about to is waited for, so that its word goes, too.
+    """
+    called = model_versions.c.name == name
+    held = select(model_versions.c.id).where(called, model_versions.c.job_id.is_not(None)).with_for_update()
+    mine = connection.execute(held).scalars().all()
+    if not mine:
+        return []
+    # a statement of its own sees what workers registered until now under the same name
+    files = select(model_files.c.artifact).where(model_files.c.version_id.in_(mine))
+    artifacts = list(connection.execute(files).scalars())
+    gone = delete(model_versions).where(called).returning(model_versions.c.tokenizer)
+    artifacts += connection.execute(gone).scalars()
+    connection.execute(delete(offers).where(offers.c.name == name))  # those that only had a reason
+    return artifacts
 
 
 def _published(row: Any, files: dict[str, str]) -> Published:

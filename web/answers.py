@@ -165,6 +165,7 @@ class Model(BaseModel):
     context: int
     quantization: str
     parameters: int
+    lineage: Values | None = None  # of a fine-tuned one
 
 
 class Health(BaseModel):

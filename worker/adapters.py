@@ -1,6 +1,5 @@
 """The only place that opens a LoRA adapter: a folder as PEFT saves it, checked against the model under it."""
 
-import hashlib
 import math
 import re
 from dataclasses import dataclass
@@ -11,11 +10,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from jobs import digests
+from jobs.digests import ADAPTER_CONFIG as CONFIG
+from jobs.digests import ADAPTER_WEIGHTS as WEIGHTS
 from jobs.errors import ModelUnavailable
 from worker.checkpoint import check_finite, opened, read_json
 from worker.model import Architecture
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PRODUCTS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 _NAME = re.compile(
     r"base_model\.model\.(?:transformer\.)?(?P<product>h\.\d+\.\w+\.\w+)\.lora_(?P<half>[AB])\.weight"
@@ -40,7 +41,7 @@ class Adapter:
 
     def digest_over(self, model: str) -> str:
         """The digest of what speaks: this adapter over the model of that digest."""
-        return hashlib.sha256(f"{model}+{self.digest}".encode()).hexdigest()
+        return digests.over(self.digest, model)
 
 
 class AdapterConfig(BaseModel):
@@ -111,7 +112,7 @@ def read_adapter(folder: Path, architecture: Architecture) -> Adapter:
     halves = _halves(path, config.r, architecture)
     products = {name: (found["A"], found["B"].mul_(config.scaling)) for name, found in sorted(halves.items())}
     _check_targets(config, products, architecture)
-    return Adapter(_digest([folder / CONFIG, path]), config.r, products)
+    return Adapter(digests.of_files([folder / CONFIG, path]), config.r, products)
 
 
 def _halves(path: Path, rank: int, architecture: Architecture) -> dict[str, dict[str, Tensor]]:
@@ -167,11 +168,3 @@ def _check_targets(config: AdapterConfig, products: dict[str, Halves], architect
 def _matches(product: str, target: str) -> bool:
     """As PEFT does: the module's whole name or its end."""
     return f"transformer.{product}" == target or product == target or product.endswith(f".{target}")
-
-
-def _digest(files: list[Path]) -> str:
-    whole = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
-    return whole.hexdigest()

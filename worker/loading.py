@@ -1,10 +1,9 @@
 """The only place that finds a model's folder, and chooses what serves it: the kernel or the torch path."""
 
 import ctypes
-import hashlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 )
 from tokenizers import Tokenizer
 
+from jobs import digests
 from jobs.errors import ModelUnavailable
 from worker import checkpoint
 from worker.cuda.model import CudaGPT2
@@ -59,6 +59,7 @@ class Description:
     quantization: Method
     parameters: int
     weight_bytes: int  # of the weights under this quantization
+    original: str | None  # digest of the model that was quantized into this folder
 
 
 @dataclass(frozen=True)
@@ -92,15 +93,22 @@ def load(
     return LoadedModel(**vars(description), model=model, path=path, why=why)
 
 
-def describe(source: str, quantization: str | None, device: str, token: str | None = None) -> Description:
+def describe(
+    source: str,
+    quantization: str | None,
+    device: str,
+    token: str | None = None,
+    files: Mapping[str, str] | None = None,
+) -> Description:
     """What `load` would say of a model, without reading its weights but for their digest.
 
-    Refuses what `load` refuses, except numbers that are not finite. Raises ModelUnavailable.
+    `files` are the SHA-256 of each file, where they are known, and spare that. Refuses what `load` refuses,
+    except numbers that are not finite. Raises ModelUnavailable.
     """
     with named(source):
         opened = _open(source, quantization, device, token)
         opened.check_headers()
-        return opened.describe()
+        return opened.describe(files)
 
 
 def give_back() -> None:
@@ -137,14 +145,16 @@ class _Opened:
     architecture: Architecture
     ends: tuple[int, ...]
     files: list[Path]
-    is_saved: bool  # its weights are in the method's numbers already
+    kept: saved.Saved | None  # its weights are in the method's numbers already
     method: Method
     device: str
 
-    def describe(self) -> Description:
+    def describe(self, files: Mapping[str, str] | None = None) -> Description:
         a = self.architecture
         tokenizer = read_tokenizer(self.folder)
-        tokenizer_json = tokenizer.to_str().encode()
+        tokenizer_json = digests.tokenizer_json(tokenizer)
+        if files is None:
+            files = {path.name: digests.sha256(path) for path in (self.folder / digests.CONFIG, *self.files)}
         return Description(
             architecture=a,
             tokenizer=tokenizer,
@@ -154,14 +164,15 @@ class _Opened:
             eos_token_ids=self.ends,
             context=a.n_positions,
             vocab_size=a.vocab_size,
-            digest=_digest([self.folder / "config.json", *self.files], tokenizer_json),
+            digest=digests.of_model(files, tokenizer_json),
             quantization=self.method,
             parameters=sum(map(math.prod, a.shapes().values())),
             weight_bytes=saved.size(a, self.method),
+            original=None if self.kept is None else self.kept.source,
         )
 
     def check_headers(self) -> None:
-        if self.is_saved:
+        if self.kept is not None:
             saved.check_header(self.files[0], self.architecture, self.method)
         else:
             checkpoint.check_headers(self.files, self.architecture)
@@ -169,7 +180,7 @@ class _Opened:
     def weights(self) -> dict[str, Weight]:
         """In the method's numbers; of the original, one tensor at a time is in memory."""
         a = self.architecture
-        if self.is_saved:
+        if self.kept is not None:
             return saved.read_weights(self.files[0], a, self.method)
         tensors = checkpoint.read_tensors(self.files, a)
         return {name: quantized_weight(a, name, tensor, self.method) for name, tensor in tensors}
@@ -193,7 +204,7 @@ def _open(source: str, quantization: str | None, wanted_device: str, token: str 
         architecture=architecture,
         ends=checkpoint.read_ends_of_text(folder, config, architecture.vocab_size),
         files=checkpoint.weight_files(folder),
-        is_saved=kept is not None,
+        kept=kept,
         method=method,
         device=device,
     )
@@ -219,15 +230,6 @@ def _served(opened: _Opened, eos_token_id: int, kernel: str, threads: int) -> tu
     if device == "cuda":
         return CudaGPT2(network, context, eos_token_id), "cuda", why
     return GPT2(network, context, eos_token_id, threads), "torch", why
-
-
-def _digest(files: list[Path], tokenizer: bytes) -> str:
-    whole = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
-    whole.update(hashlib.sha256(tokenizer).digest())
-    return whole.hexdigest()
 
 
 @contextmanager

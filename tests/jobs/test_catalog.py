@@ -2,7 +2,7 @@
 
 from sqlalchemy import text
 
-from jobs import catalog
+from jobs import catalog, published
 from jobs.database import Database
 from tests.jobs.samples import make_silent, version
 
@@ -100,6 +100,6 @@ def test_a_fine_tuned_model_that_its_owner_deleted_does_not_come_back(database: 
         )
         catalog.offer(connection, "w1", [version(), version(name)], {})  # in another quantization
         assert catalog.listing(connection)[name].owner_id == owner
-        catalog.remove(connection, owner, name)
+        published.remove(connection, name)
         catalog.offer(connection, "w1", [version(), version(name)], {})
         assert set(catalog.listing(connection)) == {"starter"}

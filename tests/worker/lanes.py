@@ -84,6 +84,7 @@ def describe(tokenizer: Tokenizer, **changes: Any) -> Description:
         "quantization": "fp32",
         "parameters": 1,
         "weight_bytes": 1,
+        "original": None,
         "architecture": TINY,
     }
     return Description(**(said | changes))
