@@ -17,7 +17,6 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
-    column,
     exists,
     func,
     literal,
@@ -28,7 +27,7 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSON
+from sqlalchemy.dialects.postgresql import JSON
 
 from jobs import outbox, states, usage
 from jobs.attempts import Claim, ClaimedJob, Ending
@@ -84,18 +83,27 @@ def suspect_waits(connection: Connection, queue: str, model: str) -> bool:
     return connection.execute(waiting).first() is not None
 
 
-def waiting(connection: Connection, queue: str, models: Sequence[str]) -> list[str]:
-    """Those of these models that due jobs wait for, who waited longest first."""
-    return list(connection.execute(_waiting(), {"queue": queue, "models": list(models)}).scalars())
+def waiting(connection: Connection, queue: str, models: Collection[str]) -> list[str]:
+    """Those of these models that due jobs wait for, who waited longest first.
+
+    The cost grows with the models that have jobs, and not with these: hundreds may rest.
+    """
+    wanted = connection.execute(_waiting(), {"queue": queue}).scalars()
+    return [model for model in wanted if model in models]
 
 
 @cache
 def _waiting() -> Select[Any]:
-    names = func.unnest(bindparam("models", type_=ARRAY(Text)))
-    given = names.table_valued(column("model", Text), name="given").render_derived()
-    due = _due(bindparam("queue", type_=Text), given.c.model)
+    asked = bindparam("queue", type_=Text)
+    queued = and_(jobs.c.state == literal_column("'queued'"), jobs.c.queue == asked)
+    # from one model in the index to the next, over all of its jobs
+    least = func.min(jobs.c.model).label("model")
+    named = select(least).where(queued).cte("named", recursive=True)
+    following = select(least).where(queued, jobs.c.model > named.c.model).scalar_subquery()
+    named = named.union_all(select(following).where(named.c.model.is_not(None)))
+    due = _due(asked, named.c.model)
     first = select(jobs.c.turn).where(due).order_by(jobs.c.turn).limit(1).lateral("first")
-    return select(given.c.model).join(first, true()).order_by(first.c.turn)
+    return select(named.c.model).join(first, true()).order_by(first.c.turn)
 
 
 def heartbeat(
