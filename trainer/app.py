@@ -11,6 +11,7 @@ import os
 import random
 import threading
 from datetime import timedelta
+from functools import partial
 
 import structlog
 from celery.signals import worker_shutting_down
@@ -25,6 +26,7 @@ from jobs.settings import Settings
 from jobs.signals import CANCELLED, ENDED, Listener
 from jobs.states import FINAL
 from trainer.attempt import Attempt, Wish
+from trainer.child import Child
 from trainer.keeper import Keeper
 from trainer.surveyor import Surveyor
 from trainer.workplace import Workplace
@@ -44,8 +46,8 @@ class Trainer:
         self._database = Database(config.database, connections=3)
         self._signals = make_signals(config)
         self._store = ArtifactStore(config.artifacts)
-        self._workplace = Workplace(config, self._database, self._store)
         self._surveyor = Surveyor(config, Database(config.database, connections=1))
+        self._workplace = Workplace(config, self._database, self._store, self._surveyor.device)
         beats = Database(config.database, connections=1, statement_seconds=config.heartbeat_seconds)
         self._keeper = Keeper(beats, config.lease, timedelta(seconds=config.heartbeat_seconds))
         self._attempt: Attempt | None = None
@@ -97,14 +99,14 @@ class Trainer:
 
     def _work(self, job: ClaimedJob) -> None:
         log.info("training begins", job_id=job.claim.job_id, attempt=job.claim.attempt)
-        device = self._surveyor.device()
-        attempt = Attempt(job, self._database, self._store, self._workplace, device)
+        start = partial(Child, config=self._config)
+        attempt = Attempt(job, self._database, self._store, self._workplace, start)
         self._attempt = attempt
         self._keeper.keep(attempt)
         if self._stopping.is_set():  # it was claimed while `stop` looked for one
             attempt.wish(Wish.STOP, 0)
         try:
-            outcome = attempt.run(self._config)
+            outcome = attempt.run()
             if outcome is not None:
                 self._settle(execution.ending(job, outcome, self._config.max_failures))
         finally:

@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,11 @@ from jobs.errors import (
 from jobs.files import NewFile
 from jobs.states import State
 from jobs.training import NewCheckpoint
-from trainer import publishing
+from trainer import checkpoint, publishing
 from trainer.child import Child
 from trainer.publishing import Trained
 from trainer.relay import Relay
-from trainer.spec import CHECKPOINT, CURVE, RESULT, TABLE
+from trainer.spec import CURVE, RESULT, TABLE
 from trainer.words import Chosen, Done, Entered, Failed, Forgotten, Saved, Stepped, Stopped, Word
 from trainer.workplace import Prepared, Workplace
 
@@ -63,12 +64,18 @@ class Attempt:
     """`run` has a thread of its own; `wish` and `is_alive` are for any."""
 
     def __init__(
-        self, job: ClaimedJob, database: Database, store: ArtifactStore, workplace: Workplace, device: str
+        self,
+        job: ClaimedJob,
+        database: Database,
+        store: ArtifactStore,
+        workplace: Workplace,
+        child: Callable[[Path], Child],
     ) -> None:
+        """`child` starts the training whose folder is prepared."""
         self.claim = job.claim
         self._job = job
         self._database, self._store, self._workplace = database, store, workplace
-        self._device = device
+        self._start = child
         self._wishes: set[Wish] = set()
         self._wished = threading.Event()
         self._phase = "loading"
@@ -92,12 +99,12 @@ class Attempt:
             return still < max(_STEP_SECONDS, 20 * self._slowest)
         return still < _PHASE_SECONDS
 
-    def run(self, config: Any) -> dict[str, Any] | BaseException | None:
+    def run(self) -> dict[str, Any] | BaseException | None:
         """Train; return what to end the attempt with, None where it has ended or is not ours any more."""
         try:
-            prepared = self._workplace.prepare(self._job, self._device, self._check)
+            prepared = self._workplace.prepare(self._job, self._check)
             self._move("loading")
-            done = self._train(prepared, config)
+            done = self._train(prepared)
             self._move("publishing")
             self._publish(prepared, done)
             return None
@@ -132,11 +139,11 @@ class Attempt:
     def _move(self, phase: str) -> None:
         self._phase, self._moved_at = phase, time.monotonic()
 
-    def _train(self, prepared: Prepared, config: Any) -> Done:
+    def _train(self, prepared: Prepared) -> Done:
         relay = Relay(self._database, self.claim, prepared.progress)
         if (step := prepared.resume_step) is not None:
             relay.say(f"The training goes on from its checkpoint of step {step}.")
-        child = Child(prepared.folder, config)
+        child = self._start(prepared.folder)
         try:
             return self._follow(child, prepared, relay)
         finally:
@@ -212,7 +219,7 @@ class Attempt:
 
     def _keep(self, word: Saved, prepared: Prepared, relay: Relay) -> None:
         """Put a checkpoint into the store and record it; where that fails the training goes on without."""
-        folder = prepared.folder / f"{CHECKPOINT}{word.step}"
+        folder = checkpoint.folder_of(prepared.folder, word.step)
         try:
             held = publishing.keep_all(self._database, self._store, folder)
             trained = self._trained(word.step, word.trained_tokens, word.metrics)

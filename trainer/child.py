@@ -14,7 +14,7 @@ import structlog
 from pydantic import ValidationError
 
 from jobs.settings import Settings
-from trainer.spec import STOP
+from trainer.spec import STOP, Spec
 from trainer.words import FIFO, WORD, Word
 
 log = structlog.get_logger(__name__)
@@ -28,7 +28,8 @@ _GONE_SECONDS = 5.0
 class Child:
     """A training that runs: torchrun and the processes under it."""
 
-    def __init__(self, folder: Path, config: Settings) -> None:
+    def __init__(self, folder: Path, config: Settings, module: str = "trainer.launch") -> None:
+        """Start it: `module` is run with the folder, in which a specification lies."""
         self._folder = folder
         fifo = folder / FIFO
         fifo.unlink(missing_ok=True)
@@ -38,7 +39,7 @@ class Child:
         self._fifo = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
         self._begun = b""
         with (folder / LOG).open("ab") as output:
-            self._process = _start(folder, config, output)
+            self._process = _start(folder, config, module, output)
 
     def words(self, seconds: float) -> list[Word]:
         """What it says within so many seconds; returns as soon as it says something."""
@@ -81,26 +82,31 @@ class Child:
             return file.read().decode(errors="replace")
 
 
-def _start(folder: Path, config: Settings, output: IO[bytes]) -> "subprocess.Popen[bytes]":
+def _start(folder: Path, config: Settings, module: str, output: IO[bytes]) -> "subprocess.Popen[bytes]":
     """Its environment is ours without our settings, of which some are passwords."""
     kept = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
     for secret in ("SECRETS_DIR", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         kept.pop(secret, None)
     own = {
         "PENSTOCK_PARENT": str(os.getpid()),
-        "TRAINER_NPROC": str(config.trainer_nproc),
+        "TRAINER_NPROC": _processes_of(folder, config),
         "TRAINER_NNODES": str(config.trainer_nnodes),
         "TRAINER_RENDEZVOUS": config.trainer_rendezvous or "",
         "HF_HUB_OFFLINE": "1",
     }
     return subprocess.Popen(
-        ["nice", "-n", str(_NICE), sys.executable, "-m", "trainer.launch", str(folder)],
+        ["nice", "-n", str(_NICE), sys.executable, "-m", module, str(folder)],
         env=kept | own,
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
         start_new_session=True,
     )
+
+
+def _processes_of(folder: Path, config: Settings) -> str:
+    """As torchrun takes it: one on each GPU, or one."""
+    return str(config.trainer_nproc or ("gpu" if Spec.read(folder).device == "cuda" else 1))
 
 
 def _parsed(line: bytes) -> Word | None:

@@ -51,6 +51,7 @@ class Keeper:
                 self._look(attempt)
             except DatabaseUnavailable as error:
                 log.warning("missed a heartbeat, database is out of reach", error=str(error))
+        self._database.close()
 
     def stop(self) -> None:
         """End the thread at once."""
@@ -65,6 +66,7 @@ class Keeper:
         if lost:
             log.warning("lease lost", job_id=attempt.claim.job_id, attempt=attempt.claim.attempt)
             attempt.wish(Wish.LOST)
+            self._attempt = None
 
     def _look(self, attempt: Attempt) -> None:
         with self._database.transaction() as connection:

@@ -1,5 +1,6 @@
 """Makes a folder that a child wrote a version in the catalog: its files in the store, its facts in a row."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from jobs.artifacts import ArtifactStore
 from jobs.catalog import ModelVersion
 from jobs.database import Database
 from jobs.published import Published
-from trainer.checkpoint import MANIFEST
 from trainer.workplace import Prepared
 
 _ADAPTER = "adapter_config.json"
@@ -50,6 +50,12 @@ def name_of(prepared: Prepared, job_id: str, step: int | None = None) -> str:
     return name if step is None else f"{name}:ckpt-step-{step}"
 
 
+def digest_of(held: Mapping[str, str]) -> str:
+    """SHA-256 over the names and the digests of a folder's files."""
+    lines = "".join(f"{path} {artifact}\n" for path, artifact in sorted(held.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 def keep_all(database: Database, store: ArtifactStore, folder: Path) -> dict[str, str]:
     """Put every file of a folder into the store; return path: artifact.
 
@@ -57,7 +63,7 @@ def keep_all(database: Database, store: ArtifactStore, folder: Path) -> dict[str
         StorageFailed: there is no room, or the store is out of reach.
         DatabaseUnavailable: nobody was told that the files come.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): files.keep_file(database, store, path) for path in paths}
 
 
@@ -73,7 +79,7 @@ def version(
     return Published(
         version=ModelVersion(
             name=name,
-            digest=catalog.digest_of(of_model),
+            digest=digest_of(of_model),
             quantization="fp32",
             parameters=trained.parameters,
             context=config["n_positions"],

@@ -17,9 +17,9 @@ from jobs.finetune_input import FinetuneInput
 from jobs.settings import Settings
 from jobs.states import FINAL
 from jobs.tables import jobs
+from trainer import checkpoint
 from trainer.bases import Base, Bases, fetch_folder
-from trainer.checkpoint import verified
-from trainer.spec import CHECKPOINT, SPEC, Data, Spec
+from trainer.spec import SPEC, Data, Spec
 
 log = structlog.get_logger(__name__)
 
@@ -44,9 +44,13 @@ class Prepared:
 class Workplace:
     """The folders of all jobs of this host."""
 
-    def __init__(self, config: Settings, database: Database, store: ArtifactStore) -> None:
+    def __init__(
+        self, config: Settings, database: Database, store: ArtifactStore, device: Callable[[], str]
+    ) -> None:
+        """`device` says cpu or cuda, once somebody has looked."""
         self._root = config.var_dir / "trainer"
         self._config, self._database, self._store = config, database, store
+        self._device = device
         (self._root / _MODELS).mkdir(parents=True, exist_ok=True)
         self._bases = Bases(config, database, store, self._root / _MODELS)
 
@@ -54,7 +58,7 @@ class Workplace:
         """A job's folder, there or not."""
         return self._root / job_id
 
-    def prepare(self, job: ClaimedJob, device: str, still_wanted: Callable[[], None]) -> Prepared:
+    def prepare(self, job: ClaimedJob, still_wanted: Callable[[], None]) -> Prepared:
         """Bring everything together; `still_wanted` raises where it is no longer worth it.
 
         Raises:
@@ -78,7 +82,7 @@ class Workplace:
         spec = Spec(
             folder=folder,
             attempt=job.claim.attempt,
-            device="cuda" if device == "cuda" else "cpu",
+            device="cuda" if self._device() == "cuda" else "cpu",
             threads=self._config.threads,
             model=base.folder if base else None,
             base_adapter=base.adapter if base else None,
@@ -91,7 +95,7 @@ class Workplace:
             validation=judged,
             seed=work.seed,
             hyperparameters=work.hyperparameters,
-            resume=None if step is None else folder / f"{CHECKPOINT}{step}",
+            resume=None if step is None else checkpoint.folder_of(folder, step),
         )
         (folder / SPEC).write_text(spec.model_dump_json(indent=2))
         sources = {"training_sha256": learned.sha256} | (
@@ -136,12 +140,11 @@ class Workplace:
 
     def _newest_checkpoint(self, folder: Path, job_id: str) -> int | None:
         """The step of the newest whose manifest verifies, of this host's and of those in the store."""
-        here = verified(folder)
         with self._database.transaction() as connection:
             kept = training.kept(connection, job_id)
-        for step in sorted({*here, *kept}, reverse=True):
-            path = folder / f"{CHECKPOINT}{step}"
-            if step in here or self._fetched(kept[step], path, step):
+        for step in sorted({*checkpoint.steps(folder), *kept}, reverse=True):
+            path = checkpoint.folder_of(folder, step)
+            if checkpoint.is_whole(path) or (step in kept and self._fetched(kept[step], path, step)):
                 return step
         return None
 
@@ -157,4 +160,4 @@ class Workplace:
             shutil.rmtree(aside, ignore_errors=True)
             return False
         aside.rename(path)
-        return step in verified(path.parent)
+        return checkpoint.is_whole(path)
