@@ -8,7 +8,8 @@ PenstockError
 │   ├── TrainingStalled      the training made no step for long; tried again
 │   ├── TrainingCrashed      the training's process died; tried again
 │   ├── TrainingPaused       its owner let it rest; tried again, not charged
-│   ├── DiskFull             no room for the checkpoints
+│   ├── DiskFull             no room for the checkpoints, or for an export
+│   ├── HubFailed            the Hub did not take an export
 │   ├── ModelUnavailable     this worker does not have the model
 │   ├── NumericalError       NaN or infinity in the logits of this sequence
 │   ├── OutOfMemory          the device had no room; tried again
@@ -80,9 +81,15 @@ class TrainingPaused(JobError):
 
 
 class DiskFull(JobError):
-    """The trainer's disk has too little room for the checkpoints."""
+    """The trainer's disk has too little room."""
 
     code = "insufficient_storage"
+
+
+class HubFailed(JobError):
+    """The Hub refused what was pushed, or could not be reached; the message says which."""
+
+    code = "hub_failed"
 
 
 class ModelUnavailable(JobError):

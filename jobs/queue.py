@@ -26,6 +26,7 @@ class QueueName(StrEnum):
 
     GENERATE = "generate"
     TRAIN = "train"
+    EXPORT = "export"
     CLERK = "clerk"
 
 
@@ -42,6 +43,7 @@ class Chore(StrEnum):
 DOORBELLS = {
     QueueName.GENERATE: "worker.drain",
     QueueName.TRAIN: "trainer.drain",
+    QueueName.EXPORT: "trainer.export",
 }
 """The task that a bell of one queue names. None has a payload."""
 

@@ -1,6 +1,7 @@
 """Who asks: the bearer key of a request becomes the identity that every query names."""
 
 import hashlib
+import re
 import time
 
 from flask import g, request
@@ -58,6 +59,15 @@ SCOPES = {
 }
 """What stands after /v1 in a URL, and the scopes of which a key needs one. A test walks all routes."""
 
+_EXPORTS = re.compile(r"/v1/models/.+/export(s/[^/]+(/cancel)?)?", re.DOTALL)
+
+
+def scopes_of(path: str) -> set[str]:
+    """The scopes of which a key needs one for a URL."""
+    if _EXPORTS.fullmatch(path):
+        return SCOPES["fine_tuning"]  # who may take models away is who makes them
+    return SCOPES.get(path.removeprefix("/v1/").partition("/")[0], {"inference"})
+
 
 def require(known: Keys) -> Identity:
     """Whose key came with the request; let it through only with one that allows its URL.
@@ -79,7 +89,7 @@ def require(known: Keys) -> Identity:
             "'Authorization: Bearer YOUR_KEY'; whoever runs this server can make one.",
             code="invalid_api_key",
         )
-    allowed = SCOPES.get(request.path.removeprefix("/v1/").partition("/")[0], {"inference"})
+    allowed = scopes_of(request.path)
     if not allowed & found.scopes:
         wanted = " or ".join(sorted(allowed))
         raise Forbidden(f"This API key does not allow {wanted}. Use a key with that scope.")

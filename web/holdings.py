@@ -150,6 +150,21 @@ class FineTuningCheckpoint(BaseModel):
     metrics: Values
 
 
+class ModelExport(BaseModel):
+    """A model as a folder in one file, and where it was pushed to."""
+
+    id: str
+    object: Literal["model.export"]
+    created_at: int
+    finished_at: int | None
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    model: str
+    file_id: str | None
+    hub: str | None
+    space: str | None
+    error: Values | None
+
+
 class WebhookEndpoint(BaseModel):
     """Where to tell of ends."""
 

@@ -11,6 +11,7 @@ from web import holdings as h
 from web.batch_request import BatchesQuery, BatchRequest
 from web.chat_request import ChatRequest
 from web.completion_request import CompletionRequest
+from web.export_request import ExportQuery, ExportRequest
 from web.file_upload import Form
 from web.fine_tuning_request import CheckpointsQuery, EventsQuery, FineTuningRequest, JobsQuery
 from web.query import Query
@@ -98,6 +99,12 @@ OPERATIONS = {
     "models.index": Operation(a.Listing[a.Model]),
     "models.show": Operation(a.Model),
     "models.delete": Operation(a.DeletedModel, refusals=(409,)),
+    "exports.create": Operation(
+        h.ModelExport, body=ExportRequest, body_required=False, refusals=(_ONCE,), example={"private": True}
+    ),
+    "exports.newest": Operation(h.ModelExport),
+    "exports.show": Operation(h.ModelExport, ExportQuery),
+    "exports.cancel": Operation(h.ModelExport),
     "webhooks.event_types": Operation(a.Listing[str]),
     "webhooks.create": Operation(
         h.WebhookEndpointWithSecret, body=EndpointRequest, example=_HOOK, refusals=(_ONCE,)

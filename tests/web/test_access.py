@@ -65,7 +65,7 @@ def test_every_route_needs_a_scope_that_was_decided_for_it(app: Flask, offered: 
         subject = rule.removeprefix("/v1/").split("/")[0]
         assert subject in auth.SCOPES, f"say in web/auth.py which scopes {rule} needs"
         answer = caller.send(method, rule)
-        allowed = scope in auth.SCOPES[subject]
+        allowed = scope in auth.scopes_of(rule)
         assert (answer.status_code == 403) is not allowed, (method, rule)
         if not allowed and method != "HEAD":
             assert "Use a key with that scope" in the_error(answer, 403, None)["message"]
@@ -77,6 +77,8 @@ def test_generating_fine_tuning_and_administration_are_apart() -> None:
     assert needs.pop("files") == needs.pop("usage") == {"inference", "training"}
     assert all(scopes == {"inference"} for scopes in needs.values())
     assert [subject for subject, scopes in auth.SCOPES.items() if "admin" in scopes] == ["usage"]
+    assert auth.scopes_of("/v1/models/a/b/export") == auth.scopes_of("/v1/models/a/exports/1") == {"training"}
+    assert auth.scopes_of("/v1/models/export") == auth.scopes_of("/v1/models/a/exported") == {"inference"}
 
 
 def test_a_foreign_response_is_like_a_missing_one(app: Flask, caller: Caller, stranger: Caller) -> None:
