@@ -12,7 +12,18 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, Select, and_, delete, func, or_, select
 
-from jobs import batch_pruning, batches, creates, files, finetunes, lifecycle, logs, outbox, settings
+from jobs import (
+    batch_pruning,
+    batches,
+    creates,
+    files,
+    finetunes,
+    lifecycle,
+    logs,
+    outbox,
+    settings,
+    training,
+)
 from jobs.catalog import forget_silent_workers
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
@@ -80,7 +91,9 @@ def prune(database: Database, retention: timedelta) -> int:
     while True:
         with database.transaction() as connection:
             batch = _expired(retention).limit(_BATCH).with_for_update(skip_locked=True)
-            gone = connection.execute(delete(jobs).where(jobs.c.id.in_(batch))).rowcount
+            ids = connection.execute(batch).scalars().all()
+            training.forget_all(connection, ids)
+            gone = connection.execute(delete(jobs).where(jobs.c.id.in_(ids))).rowcount
         total += gone
         if gone < _BATCH:
             return total + batch_pruning.prune(database, _UNSTORED, retention)

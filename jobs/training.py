@@ -134,6 +134,22 @@ def forget_checkpoint(connection: Connection, claim: Claim, step: int) -> None:
     files.loosen(connection, loose)
 
 
+def drop_states(connection: Connection, job_id: str) -> None:
+    """Of a job that has ended: nobody goes on from its checkpoints any more, whose models stay."""
+    ours = select(checkpoints.c.id).where(checkpoints.c.job_id == job_id)
+    gone = delete(checkpoint_files).where(checkpoint_files.c.checkpoint_id.in_(ours))
+    files.loosen(connection, connection.execute(gone.returning(checkpoint_files.c.artifact)).scalars().all())
+
+
+def forget_all(connection: Connection, job_ids: Sequence[str]) -> None:
+    """Drop the checkpoints of jobs that are past their retention, and the models that these were."""
+    rows = connection.execute(select(checkpoints).where(checkpoints.c.job_id.in_(job_ids))).all()
+    for job_id in {row.job_id for row in rows}:
+        drop_states(connection, job_id)
+    for row in rows:
+        files.loosen(connection, published.remove(connection, row.model))
+
+
 def _hold(connection: Connection, claim: Claim) -> bool:
     """Lock the row until the commit, if it is this claim's still."""
     query = select(jobs.c.id).where(*_ours(claim)).with_for_update()

@@ -16,7 +16,7 @@ from functools import partial
 import structlog
 from celery.signals import worker_shutting_down
 
-from jobs import execution, lifecycle, logs, outbox, settings
+from jobs import execution, lifecycle, logs, outbox, settings, training
 from jobs.artifacts import ArtifactStore
 from jobs.attempts import ClaimedJob, Ending
 from jobs.database import Database
@@ -134,6 +134,8 @@ class Trainer:
         try:
             with self._database.transaction() as connection:
                 final = lifecycle.state_of(connection, job_id) in FINAL
+                if final:
+                    training.drop_states(connection, job_id)
                 due = outbox.any_due(connection)
             self._workplace.prune()
         except DatabaseUnavailable as error:

@@ -11,7 +11,7 @@ from httpx import HTTPError
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
-from jobs import published
+from jobs import catalog, digests, published
 from jobs.artifacts import ArtifactStore
 from jobs.database import Database
 from jobs.errors import ModelUnavailable
@@ -30,7 +30,7 @@ class Base:
     folder: Path
     adapter: Path | None
     root: str  # the name in MODELS at the bottom
-    digest: str | None  # of one that was trained here
+    digest: str
 
 
 class Bases:
@@ -67,14 +67,23 @@ class Bases:
 
     def _of_settings(self, source: ModelSource, owner_id: int) -> Base:
         folder = _located(source.source, self._config.hf_token)
+        digest = self._digest(source.name, folder)
         if not (folder / _ADAPTER).is_file():
-            return Base(folder, None, source.name, None)
+            return Base(folder, None, source.name, digest)
         under = json.loads((folder / _ADAPTER).read_bytes()).get("base_model_name_or_path")
         for other in self._config.sources:
             if other is not source and under in (other.name, other.source):
                 below = self._of_settings(other, owner_id)
-                return Base(below.folder, folder, source.name, None)
+                return Base(below.folder, folder, source.name, digest)
         raise ModelUnavailable(f"The adapter '{source.name}' is over '{under}', which is not in MODELS.")
+
+    def _digest(self, name: str, folder: Path) -> str:
+        """As the workers offer it; where none does, of the folder's own files."""
+        with self._database.transaction() as connection:
+            offer = catalog.listing(connection).get(name)
+        if offer is not None and offer.version is not None:
+            return offer.version.digest
+        return digests.of_files(sorted(folder.glob("*.safetensors")))
 
     def _trained_here(self, found: Published) -> Base:
         root = str(found.lineage.get("root", found.version.name))

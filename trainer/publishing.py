@@ -1,6 +1,5 @@
 """Makes a folder that a child wrote a version in the catalog: its files in the store, its facts in a row."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,11 +7,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from jobs import catalog, files
+from tokenizers import Tokenizer
+
+from jobs import catalog, digests, files
 from jobs.artifacts import ArtifactStore
 from jobs.catalog import ModelVersion
 from jobs.database import Database
 from jobs.published import Published
+from trainer.bases import Base
 from trainer.workplace import Prepared
 
 _ADAPTER = "adapter_config.json"
@@ -50,12 +52,6 @@ def name_of(prepared: Prepared, job_id: str, step: int | None = None) -> str:
     return name if step is None else f"{name}:ckpt-step-{step}"
 
 
-def digest_of(held: Mapping[str, str]) -> str:
-    """SHA-256 over the names and the digests of a folder's files."""
-    lines = "".join(f"{path} {artifact}\n" for path, artifact in sorted(held.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
 def keep_all(database: Database, store: ArtifactStore, folder: Path) -> dict[str, str]:
     """Put every file of a folder into the store; return path: artifact.
 
@@ -79,7 +75,7 @@ def version(
     return Published(
         version=ModelVersion(
             name=name,
-            digest=digest_of(of_model),
+            digest=_digest(folder, of_model, prepared.base if is_adapter else None),
             quantization="fp32",
             parameters=trained.parameters,
             context=config["n_positions"],
@@ -95,6 +91,14 @@ def version(
         base=prepared.model if is_adapter else None,
         files=of_model,
     )
+
+
+def _digest(folder: Path, held: Mapping[str, str], under: Base | None) -> str:
+    """As a worker reckons it; `under` is the model under an adapter."""
+    if under is not None:
+        return digests.of_adapter(held, under.digest)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return digests.of_model(held, digests.tokenizer_json(tokenizer))
 
 
 def _lineage(prepared: Prepared, job_id: str, trained: Trained) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from tokenizers import Tokenizer, models
+
 from trainer import checkpoint, lifeline
 from trainer.spec import ASIDE, CURVE, RESULT, STOP, TABLE, Spec
 from trainer.voice import Voice
@@ -56,7 +58,7 @@ class Pretended:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(CONFIG))
-        (folder / "tokenizer.json").write_text("{}")
+        (folder / "tokenizer.json").write_text(Tokenizer(models.BPE()).to_str())
         (folder / "model.safetensors").write_text(weights)
 
     def message(self, text: str) -> None:
