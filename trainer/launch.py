@@ -1,0 +1,58 @@
+"""Starts a training: `python -m trainer.launch FOLDER` is torchrun, with the environment that training needs."""
+
+import os
+import sys
+from pathlib import Path
+
+from trainer import lifeline
+from trainer.spec import Spec
+
+PROCESSES, NODES, RENDEZVOUS = "TRAINER_NPROC", "TRAINER_NNODES", "TRAINER_RENDEZVOUS"
+
+# Every step frees and takes again hundreds of megabytes. By default glibc hands them back to the kernel each
+# time, which then clears every page anew.
+ALLOCATOR = "glibc.malloc.mmap_threshold=17179869184:glibc.malloc.trim_threshold=17179869184"
+
+
+def environment(spec: Spec) -> dict[str, str]:
+    """What must be set before the training processes start."""
+    found = {
+        "GLIBC_TUNABLES": ALLOCATOR,
+        "TOKENIZERS_PARALLELISM": "true",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if spec.threads:
+        found["OMP_NUM_THREADS"] = str(spec.threads)
+    return found
+
+
+def arguments(folder: Path) -> list[str]:
+    """Torchrun's command line."""
+    nodes = os.environ.get(NODES, "1")
+    endpoint = "localhost:0" if nodes == "1" else os.environ[RENDEZVOUS]
+    return [
+        f"--nnodes={nodes}",
+        f"--nproc-per-node={os.environ.get(PROCESSES, '1')}",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={endpoint}",
+        f"--rdzv-id={folder.name}",
+        "--max-restarts=0",
+        "-m",
+        "trainer.run",
+        str(folder),
+    ]
+
+
+def main(folder: Path) -> None:
+    """Run a job's training to its end; exits as torchrun does."""
+    lifeline.hold()
+    os.environ.update(environment(Spec.read(folder)))
+    from torch.distributed.run import main as torchrun  # seconds, of which the lifeline should not wait
+
+    torchrun(arguments(folder))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,182 @@
+"""transformers' Trainer, with our loss, our evaluation and our checkpoints; the loop is Trainer's own."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import TrainerState
+
+from trainer import modelfolder
+from trainer.cross_entropy import LEFT_OUT
+from trainer.dataset import Rows, collate
+from trainer.history import History
+from trainer.orders import Orders
+from trainer.spec import Spec
+from trainer.tally import Tally, summed
+from trainer.voice import Voice
+from trainer.words import Entered
+
+STATE = "trainer_state.json"
+
+
+class Learner(Trainer):  # type: ignore[misc]  # transformers is untyped
+    """Steps as Trainer does; `save` makes a checkpoint of the folder's step, by our rules."""
+
+    def __init__(
+        self,
+        model: Any,
+        args: TrainingArguments,
+        rows: Rows,
+        held_out: Rows | None,
+        orders: Orders,
+        tally: Tally,
+        voice: Voice,
+        save: Callable[["Learner"], None],
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        self.orders, self.tally, self.voice, self._save_as_ours = orders, tally, voice, save
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=rows,
+            eval_dataset=held_out,
+            data_collator=collate,
+            callbacks=callbacks,
+        )
+        self.remove_callback(PrinterCallback)
+        self._loss_shifts_labels = False  # the rows' labels are shifted already
+
+    def get_batch_samples(self, *args: Any) -> tuple[list[dict[str, Any]], Tensor | None]:
+        """The passes of a step, and how many labels all of them have on all processes."""
+        passes, learned = super().get_batch_samples(*args)
+        self.tally.begin_step(sum(one.pop("real") for one in passes), learned)
+        return passes, learned
+
+    def compute_loss(self, *args: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        """Note the pass's loss and right answers on the way."""
+        loss, outputs = super().compute_loss(*args, return_outputs=True, **kwargs)
+        self.tally.add(loss.detach() / self.args.world_size, outputs["right"])
+        return (loss, outputs) if return_outputs else loss
+
+    def _clip_grad_norm(self, model: Any) -> Tensor:
+        """The norm before clipping; on a CPU gradients that need no clipping are not multiplied by one."""
+        if self.args.device.type != "cpu":
+            return super()._clip_grad_norm(model)  # type: ignore[no-any-return]
+        norm = _norm(model)
+        if norm > self.args.max_grad_norm:
+            clip_grads_with_norm_(model.parameters(), self.args.max_grad_norm, norm)
+        return norm
+
+    def _get_grad_norm(self, model: Any, grad_norm: Tensor | None = None) -> Tensor:
+        norm = _norm(model) if grad_norm is None else grad_norm
+        self.tally.grad_norm = norm
+        return norm
+
+    @torch.no_grad()
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """The loss and the accuracy over all learned tokens held out; nothing once it was told to stop.
+
+        Draws no random numbers. A stop leaves the evaluation to be done again.
+        """
+        self.voice.say(Entered(phase="evaluating"))
+        self.model.eval()
+        facts = torch.zeros(3, dtype=torch.float64)  # loss, right answers, learned tokens
+        for batch in self._evaluation_batches():
+            self.orders.hear()
+            if self.orders.stopping:
+                self.control.should_evaluate = False
+                self.control.should_save = self.control.should_training_stop = True
+                self.model.train()
+                return {}
+            if batch is not None:
+                inputs = self._prepare_inputs(batch)
+                learned = (inputs["labels"] != LEFT_OUT).sum()
+                with self.accelerator.autocast():
+                    out = self.model(**inputs)
+                facts += torch.tensor([float(out["loss"]) * int(learned), int(out["right"]), int(learned)])
+        loss, right, learned = summed(facts)
+        metrics = {"valid_loss": loss / max(1, learned), "valid_mean_token_accuracy": right / max(1, learned)}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.model.train()
+        self.voice.say(Entered(phase="training"))
+        return metrics
+
+    def _evaluation_batches(self) -> Iterator[dict[str, Any] | None]:
+        """As many on every process; None where there is none left for this one."""
+        size, world = self.args.per_device_eval_batch_size, self.args.world_size
+        count = -(-len(self.eval_dataset) // size)
+        for first in range(0, count, world):
+            start = (first + self.args.process_index) * size
+            rows = range(start, min(start + size, len(self.eval_dataset)))
+            batch = collate([self.eval_dataset[index] for index in rows]) if rows else None
+            if batch is not None:
+                batch.pop("real")
+            yield batch
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Trainer's own would leave a torn folder behind if it were killed."""
+        self._save_as_ours(self)
+
+    def write_state(self, folder: Path) -> None:
+        """All that a resume needs beside the weights, each process its own generators'."""
+        self._save_rng_state(str(folder))
+        if self.args.should_save:
+            self._save_optimizer_and_scheduler(str(folder))
+            self._save_scaler(str(folder))
+            self.state.save_to_json(str(folder / STATE))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        modelfolder.read(self.model, Path(resume_from_checkpoint))
+
+    def remember(self, checkpoint: Path) -> None:
+        """Take weights and step from a checkpoint without training on."""
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = TrainerState.load_from_json(str(checkpoint / STATE))
+
+
+def _norm(model: Any) -> Tensor:
+    return get_total_norm([one.grad for one in model.parameters() if one.grad is not None])
+
+
+def barrier() -> None:
+    """Wait for the other processes of the training."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+
+
+def arguments(spec: Spec, history: History) -> TrainingArguments:
+    """What Trainer is told; when to evaluate, save and log is up to our callbacks."""
+    chosen = history.chosen
+    on_cpu = spec.device == "cpu"
+    return TrainingArguments(
+        output_dir=str(spec.folder),
+        max_steps=history.total_steps,
+        per_device_train_batch_size=chosen["batch_size"],
+        per_device_eval_batch_size=chosen["batch_size"],
+        gradient_accumulation_steps=chosen["gradient_accumulation_steps"],
+        learning_rate=chosen["learning_rate"],
+        weight_decay=chosen["weight_decay"],
+        lr_scheduler_type=chosen["lr_scheduler_type"],
+        warmup_steps=chosen["warmup_steps"],
+        max_grad_norm=chosen["max_grad_norm"],
+        bf16=chosen["precision"] == "bf16",
+        fp16=chosen["precision"] == "fp16",
+        use_cpu=on_cpu,
+        optim="adamw_torch_fused",
+        seed=spec.seed,
+        data_seed=spec.seed,
+        eval_strategy="no",
+        save_strategy="no",
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=not on_cpu,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        ddp_find_unused_parameters=False,
+    )
