@@ -155,6 +155,7 @@ def bench(database: Database, services: Path, owner: int, tmp_path: Path) -> Ite
     settings = Settings(
         var_dir=tmp_path,
         database_url=Settings(var_dir=services).database,
+        redis_url=Settings(var_dir=services).redis,
         artifacts_url=f"file://{tmp_path / 'artifacts'}",
         lease_seconds=3,
         heartbeat_seconds=0.5,

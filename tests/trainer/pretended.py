@@ -74,6 +74,13 @@ class Pretended:
         self.say(Stopped(step=5))
         sys.exit(0)
 
+    def sleep(self, seconds: str) -> None:
+        time.sleep(float(seconds))
+
+    def hang_unless(self, number: str) -> None:
+        if self.at < int(number):
+            self.hang("")
+
     def hang(self, _: str) -> None:
         while True:
             time.sleep(1)
