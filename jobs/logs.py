@@ -40,5 +40,5 @@ def configure(process: str, level: str) -> None:
     root.handlers = [handler]
     root.setLevel(level)
     logging.captureWarnings(True)
-    for chatty in ("celery", "kombu", "amqp", "httpx", "filelock"):
+    for chatty in ("celery", "kombu", "amqp", "httpx2", "filelock"):
         logging.getLogger(chatty).setLevel("WARNING")
