@@ -1,4 +1,4 @@
-"""The trainer's process with a child that pretends, and a broker that would deliver again after five seconds."""
+"""The trainer's process with a child that pretends, over a broker that delivers again after five seconds."""
 
 import threading
 from functools import partial
