@@ -1,4 +1,4 @@
-"""`make demo`: the main job on one machine, from the first request to the last token, and what it cost."""
+"""`make demo`: generations and a fine-tune on one machine, from the first request to the last token."""
 
 import json
 import os
@@ -18,6 +18,7 @@ from typing import Any
 from jobs import settings
 from jobs.errors import BadSetting
 from jobs.settings import Settings
+from stack import lesson
 from stack.up import address, available, wait_for_models
 
 JOBS = 32
@@ -43,10 +44,17 @@ class Client:
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """Send one request; a refusal raises DemoFailed with the server's own sentence."""
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self._url}{path}", data, self._headers, method=method)
+        return self._send(method, path, None if body is None else json.dumps(body).encode(), self._headers)
+
+    def upload(self, name: str, content: bytes, purpose: str) -> str:
+        """Send one file; return its id."""
+        body, kind = lesson.multipart({"purpose": purpose}, name, content)
+        return str(self._send("POST", "/v1/files", body, self._headers | {"Content-Type": kind})["id"])
+
+    def _send(self, method: str, path: str, data: bytes | None, headers: dict[str, str]) -> dict[str, Any]:
+        request = urllib.request.Request(f"{self._url}{path}", data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 found: dict[str, Any] = json.load(answer)
                 return found
         except urllib.error.HTTPError as error:
@@ -164,9 +172,11 @@ def _demo(folder: Path) -> None:
         made = subprocess.run(
             [sys.executable, "-m", "stack.key"], env=environment, capture_output=True, text=True, check=True
         )
-        jobs, seconds = run(Client(address(config), made.stdout.strip()), model)
+        client = Client(address(config), made.stdout.strip())
+        jobs, seconds = run(client, model)
         report(jobs, seconds)
         check(jobs)
+        lesson.teach(client, model)
     finally:
         stack.send_signal(signal.SIGTERM)
         ended = stack.wait(timeout=config.drain_seconds + 10)
@@ -180,7 +190,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="penstock-demo-"))
     try:
         _demo(folder)
-    except DemoFailed as error:
+    except (DemoFailed, lesson.LessonFailed) as error:
         print(f"\ndemo failed: {error}\nlogs: {folder}", file=sys.stderr)
         return 1
     except BadSetting as error:
