@@ -6,7 +6,8 @@ heartbeat      SQL: leases and cancels
 device         the engines
 listener       Redis: hints
 teller         Redis: tokens, for those who read them as they come
-loader         describes the models and loads the first; later another one for each that a job waits for
+loader         describes the models and loads the first; later another one for each that a job waits for, and
+               one that fetches and opens what was published
 """
 
 import os
@@ -36,7 +37,7 @@ class Worker:
 
     def __init__(self, config: Settings) -> None:
         self._config = config
-        self._database = Database(config.database, connections=3)  # intake, and two loaders
+        self._database = Database(config.database, connections=4)  # intake, and three loaders
         self._signals = make_signals(config)
         self._busy = threading.Event()
         self._roster = Roster(config, self._database, self._busy)
@@ -45,8 +46,9 @@ class Worker:
         )
         self._teller = Teller(config.redis, self.intake)
         self._device = Device(self._busy)
+        self._beats = Database(config.database, connections=1, statement_seconds=config.heartbeat_seconds)
         self._heartbeat = Heartbeat(
-            Database(config.database, connections=1, statement_seconds=config.heartbeat_seconds),
+            self._beats,
             self.intake,
             self._roster,
             config.lease,
@@ -83,6 +85,8 @@ class Worker:
             if thread.name != "loader":  # it may be in the middle of a download; it ends with the process
                 thread.join(timeout=2)
         self._teller.close()
+        self._beats.close()
+        self._database.close()
 
 
 def _end_process(crash: threading.ExceptHookArgs) -> None:

@@ -1,4 +1,4 @@
-"""Keeps the leases of everything this process holds, and hears which jobs are no longer wanted."""
+"""Keeps the leases of everything this process holds, and hears which jobs and models are wanted no more."""
 
 import os
 import threading
@@ -16,6 +16,7 @@ from worker.roster import Roster
 log = structlog.get_logger(__name__)
 
 _REPEAT_OFFER = 60.0  # seconds
+_FOLLOW_SECONDS = 0.9  # so with every look; a cancel's hint asks for more of these
 _LOOK_SECONDS = 1.0  # a cancel whose hint got lost is seen after this
 
 
@@ -47,7 +48,7 @@ class Heartbeat:
 
     def run(self) -> None:
         """Beat and look until `stop`."""
-        beaten_at = offered_at = time.monotonic()
+        beaten_at = offered_at = followed_at = time.monotonic()
         while not self._stopped.is_set():
             self._hinted.wait(min(_LOOK_SECONDS, self._every))
             self._hinted.clear()
@@ -57,6 +58,9 @@ class Heartbeat:
                     beaten_at = time.monotonic()
                 else:
                     self.look()
+                if time.monotonic() - followed_at >= _FOLLOW_SECONDS:
+                    self._roster.follow(self._database)
+                    followed_at = time.monotonic()
                 if time.monotonic() - offered_at >= _REPEAT_OFFER:
                     self._roster.offer(self._database)
                     offered_at = time.monotonic()

@@ -147,7 +147,13 @@ class Intake:
             self._bell.clear()  # before the claim: a bell that rings during it counts for the next
             self._more = True
         lanes = self._roster.residents.lanes
-        return self._more and (not lanes or any(lane.engine is None or lane.free > 0 for lane in lanes))
+        if not self._more:
+            return False
+        return (
+            not lanes
+            or bool(self._roster.closed)
+            or any(lane.engine is None or lane.free > 0 for lane in lanes)
+        )
 
     def _drain(self) -> None:
         while self.claims() and time.monotonic() < self._deadline:
@@ -248,12 +254,11 @@ class Intake:
 
     def _waiting(self, connection: Connection) -> list[str]:
         """Of the names that share a lane or are not loaded: those with jobs, who waited longest first."""
-        names = [
-            name
-            for lane in self._roster.residents.lanes
-            if lane.engine is None or len(self._roster.names(lane)) > 1
-            for name in self._roster.names(lane)
-        ]
+        names = self._roster.closed
+        for lane in self._roster.residents.lanes:
+            answering = self._roster.names(lane)
+            if lane.engine is None or len(answering) > 1:
+                names |= set(answering)
         return lifecycle.waiting(connection, QueueName.GENERATE, names) if names else []
 
     def _claim_for(self, connection: Connection, lane: Lane, waiting: list[str]) -> list[ClaimedJob]:
@@ -276,7 +281,7 @@ class Intake:
 
     def _begin(self, job: ClaimedJob) -> None:
         try:
-            work = Work.of(job, self._roster.served[job.model])
+            work = Work.of(job, self._roster.serving(job.model))
         except Exception as error:  # noqa: BLE001  one job must not take its neighbours along
             with self._lock:
                 self._endings.append(execution.ending(job, error, self._max_failures))

@@ -2,12 +2,14 @@
 
 import threading
 import time
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jobs.catalog import ModelVersion
 from jobs.errors import JobError
 from jobs.settings import ModelSource
+from worker import memory
 from worker.adapters import Adapter
 from worker.engine import Engine
 from worker.loading import Description
@@ -29,6 +31,7 @@ class Lane:
         self, source: ModelSource, description: Description, need: Need, device: str, busy: threading.Event
     ) -> None:
         self.source, self.description, self.need = source, description, need
+        self.most_slots = need.slots
         self.device = device  # its name, for receipts
         self.engine: Engine | None = None
         self.path = ""  # what multiplies; known once it was loaded
@@ -41,6 +44,7 @@ class Lane:
         self._newcomers: list[Sequence] = []  # of those, who is not in the engine yet
         self._dropped: set[Sequence] = set()  # of those, who shall leave
         self._numbers: dict[Adapter, int] = {}  # that the model has, the least recently used first
+        self._guests: weakref.WeakSet[Adapter] = weakref.WeakSet()  # that came after it was described
 
     def start(self, engine: Engine, path: str) -> None:
         """The model is loaded."""
@@ -53,7 +57,24 @@ class Lane:
         """The model shall leave; returns what must be let go on the thread that owns the device."""
         assert self.engine is not None
         engine, self.engine = self.engine, None
+        self._numbers.clear()
         return engine
+
+    @property
+    def total(self) -> int:
+        """Bytes that it takes at most once it is loaded."""
+        return self.need.total + self.guest_bytes
+
+    @property
+    def guest_bytes(self) -> int:
+        """What the adapters take that came after it was described, as long as anybody holds them."""
+        with self._lock:
+            return memory.adapter_bytes(self._guests)
+
+    def welcome(self, adapter: Adapter) -> None:
+        """Count the memory of another adapter."""
+        with self._lock:
+            self._guests.add(adapter)
 
     @property
     def idle(self) -> bool:

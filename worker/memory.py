@@ -64,6 +64,11 @@ def fitted(need: Need, slots: int, budget: int) -> Need:
     return replace(need, slots=fit)
 
 
+def room_beside(need: Need, budget: int) -> int:
+    """What a model leaves of the budget while it has one slot."""
+    return budget - replace(need, slots=1).total
+
+
 def estimate(description: Description, adapters: Iterable[Adapter], slots: int, rows: int) -> Need:
     """What a model takes at most whose passes have up to `rows` rows, and one slot of it."""
     a = description.architecture
@@ -75,8 +80,13 @@ def estimate(description: Description, adapters: Iterable[Adapter], slots: int, 
         weights=description.weight_bytes,
         slot=2 * a.n_layer * positions * a.n_embd * number,
         step=4 * (_COPIES * logits + 2 * activations),
-        adapters=2 * sum(adapter.bytes for adapter in adapters),  # as read, and as the model keeps them
+        adapters=adapter_bytes(adapters),
     )
+
+
+def adapter_bytes(adapters: Iterable[Adapter]) -> int:
+    """What adapters take: as they were read, and as the model keeps them."""
+    return 2 * sum(adapter.bytes for adapter in adapters)
 
 
 def _physical() -> int:

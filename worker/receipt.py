@@ -10,9 +10,10 @@ VERSION = "0.1.0"
 
 def receipt(served: Served, seed: int) -> dict[str, str | int | None]:
     """Everything that the tokens depend on, beside the request."""
+    over = served.lane.description.digest
     return {
         "model": served.version.name,
-        "model_digest": served.lane.description.digest,
+        "model_digest": over if served.adapter else served.version.digest,
         "adapter_digest": served.adapter.digest if served.adapter else None,
         "quantization": served.version.quantization,
         "path": served.lane.path,

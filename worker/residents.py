@@ -61,7 +61,7 @@ class Residents:
                 f"{source.source}: its files have changed since the worker started; restart it."
             )
         need = replace(lane.need, slot=model.model.slot_bytes)  # until now it was an estimate
-        lane.need = memory.fitted(need, need.slots, self.budget)
+        lane.need = memory.fitted(need, lane.most_slots, self.budget - lane.guest_bytes)
         engine = Engine(model.model, model.tokenizer, lane.need.slots, config.rows_per_step)
         try:
             engine.warm_up()
@@ -85,6 +85,7 @@ class Residents:
         for lane in self.lanes:
             lane.drains = False
             lane.wanted_at = (lane.wanted_at or now) if lane in wanted else None
+        self._shrink()
         if self.loading is not None or not wanted:
             return
         for lane in wanted:
@@ -96,6 +97,19 @@ class Residents:
         first = min(wanted, key=lambda lane: lane.wanted_at or now)
         if now - (first.wanted_at or now) >= _PATIENCE:
             self._drain_for(first)
+
+    def dismiss(self, lane: Lane) -> bool:
+        """Forget a model for good, once nobody is in its batch; returns whether that is so.
+
+        For the one thread that submits.
+        """
+        if lane is self.loading or not lane.idle:
+            return False
+        with self._lock:
+            self.lanes = tuple(other for other in self.lanes if other is not lane)
+        if lane.engine is not None:
+            self._send_away([lane])
+        return True
 
     def release(self) -> None:
         """Let go of the models that shall leave. For the thread that owns the device, between two steps."""
@@ -121,28 +135,43 @@ class Residents:
     def _make_room(self, lane: Lane) -> bool:
         """Send away who was used least recently of the idle, if that gives enough; returns whether it did."""
         loaded = self.loaded
-        room = self.budget - sum(other.need.total for other in loaded)
+        needed = min(lane.total, self.budget)  # with adapters that came since it has fewer slots
+        room = self.budget - sum(other.total for other in loaded)
         leaving = []
         for other in sorted((other for other in loaded if other.idle), key=lambda other: other.used_at):
-            if room >= lane.need.total:
+            if room >= needed:
                 break
             leaving.append(other)
-            room += other.need.total
-        if room < lane.need.total:
+            room += other.total
+        if room < needed:
             return False
-        for other in leaving:
-            log.info("model leaves", model=other.source.name, for_model=lane.source.name)
-            self._leaving.append(other.stop())
+        self._send_away(leaving)
+        return True
+
+    def _shrink(self) -> None:
+        """Let idle ones go where adapters that came since have made the others too large."""
+        over = sum(lane.total for lane in self.loaded) - self.budget
+        leaving = []
+        for lane in sorted((lane for lane in self.loaded if lane.idle), key=lambda lane: lane.used_at):
+            if over > 0:
+                over -= lane.total
+                leaving.append(lane)
+        self._send_away(leaving)
+
+    def _send_away(self, leaving: list[Lane]) -> None:
+        """Take the engines of idle lanes; their memory is free once `release` was called."""
+        for lane in leaving:
+            log.info("model leaves", model=lane.source.name)
+            self._leaving.append(lane.stop())
         if leaving:
             self._gone.clear()
             self._busy.set()
-        return True
 
     def _drain_for(self, lane: Lane) -> None:
         """Let as many of the loaded as are needed take no more jobs, who was loaded first first."""
-        room = self.budget - sum(other.need.total for other in self.loaded)
+        room = self.budget - sum(other.total for other in self.loaded)
         for other in sorted(self.loaded, key=lambda other: other.loaded_at):
-            if room >= lane.need.total:
+            if room >= lane.total:
                 return
             other.drains = True
-            room += other.need.total
+            room += other.total

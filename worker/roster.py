@@ -1,14 +1,13 @@
-"""The names that this worker serves: describes and offers the models of MODELS, or says why it cannot."""
+"""The names that this worker serves: offers the models of MODELS and the published ones, or says why not."""
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import structlog
-import torch
 from sqlalchemy import Connection
 
 from jobs import catalog, lifecycle
@@ -18,17 +17,22 @@ from jobs.database import Database
 from jobs.errors import DatabaseUnavailable, ModelUnavailable
 from jobs.queue import QueueName
 from jobs.settings import ModelSource, Settings
-from worker import memory
 from worker.adapters import Adapter, is_adapter, read_adapter, read_config
+from worker.arrivals import Arrivals
 from worker.lanes import Lane, Served
-from worker.loading import describe, named
+from worker.loading import named
 from worker.model import Architecture
-from worker.receipt import device_name
+from worker.names import Names
+from worker.opening import Opener, why
 from worker.residents import Residents
+from worker.shelf import Shelf
+from worker.standing import Standing
 
 log = structlog.get_logger(__name__)
 
 _RETRY_SECONDS = 1.0
+_LATE_SECONDS = 30.0  # web hears within a second or two that a name is offered no more
+_DELETED = "The model was deleted."
 
 
 class Roster:
@@ -39,22 +43,41 @@ class Roster:
     """
 
     def __init__(self, config: Settings, database: Database, busy: threading.Event) -> None:
-        on_cuda = config.device != "cpu" and torch.cuda.is_available()
-        self._device = device_name(on_cuda)
-        self.residents = Residents(config, memory.budget(config.memory_gb, on_cuda), busy)
-        self.served: dict[str, Served] = {}  # replaced, never changed
+        self.answers = Names()
+        self._opener = Opener(config, busy)
+        self.residents = Residents(config, self._opener.budget, busy)
+        shelf = Shelf(config.var_dir / "models", ArtifactStore(config.artifacts), config.worker)
+        self._arrivals = Arrivals(config, self.answers, self.residents, self._opener, shelf)
         self._config = config
         self._database = database
-        self._busy = busy
         self._failed: dict[str, str] = {}
         self._undecided = {source.name for source in config.sources}
-        self._lock = threading.Lock()  # over the three above: several threads offer and decide
-        self._withdrawn: tuple[str, ...] = ()  # of the failed, what was offered first; only ever replaced
+        self._lock = threading.Lock()  # over the two above: several threads offer and decide
+        self._withdrawn: dict[str, tuple[str, float]] = {}  # why, and until when jobs may still come for it
+        self._unheard = False  # something was published or removed since the last offer
+        self._begun = False  # the first model was decided on
         self._changed: Callable[[], None] = lambda: None
+
+    @property
+    def served(self) -> Mapping[str, Served]:
+        """What answers to each name that needs at most to be loaded."""
+        return self.answers.served
+
+    @property
+    def closed(self) -> set[str]:
+        """The names of published models that must be opened first."""
+        return self._arrivals.closed if self._begun else set()
 
     def names(self, lane: Lane) -> list[str]:
         """Those that a lane answers to: its own, and its adapters'."""
-        return [name for name, served in self.served.items() if served.lane is lane]
+        return self.answers.of(lane)
+
+    def serving(self, name: str) -> Served:
+        """What answers to a name. Raises ModelUnavailable where it was deleted just now."""
+        served = self.served.get(name)
+        if served is None:
+            raise ModelUnavailable(_DELETED)
+        return served
 
     def open(self, changed: Callable[[], None]) -> None:
         """Describe and offer every model that can be had, and load the first.
@@ -62,13 +85,17 @@ class Roster:
         Folders come first, since the Hub may take long. `changed` is called whenever something can be served.
         """
         self._changed = changed
+        _until_heard(lambda: self._arrivals.follow(self._database))
+        self._arrivals.tidy()
         self._offer_until_heard()
         for base, adapters in self._families():
             with self._failing([base.name, *(adapter.name for adapter in adapters)]):
                 self._take(base, adapters)
             self._offer_until_heard()
+            self._begun = True
             changed()
-        log.info("ready", models=list(self.served))
+        self._begun = True
+        log.info("ready", models=list(self.served), published=len(self.closed))
 
     def offer(self, database: Database) -> None:
         """Say what this worker has, and what it has not and why.
@@ -77,10 +104,26 @@ class Roster:
             DatabaseUnavailable: nobody heard it.
         """
         with self._lock, database.transaction() as connection:
-            versions = [served.version for served in self.served.values()]
-            catalog.offer(connection, self._config.worker, versions, self._failed, self._undecided)
+            versions = {name: s.version for name, s in self.served.items() if not self._arrivals.knows(name)}
+            standing = self._arrivals.standing(Standing(versions, self._failed, self._undecided))
+            said = (list(standing.versions.values()), standing.failed, standing.loading)
+            catalog.offer(connection, self._config.worker, *said)
 
-    def want(self, names: Iterable[str]) -> bool:
+    def follow(self, database: Database) -> None:
+        """Offer what was published since the last time, and no more what was removed.
+
+        Raises:
+            DatabaseUnavailable: nobody knows, or nobody heard it.
+        """
+        gone = self._arrivals.follow(database)
+        self._unheard |= gone is not None
+        if self._unheard:
+            self.offer(database)
+            self._unheard = False
+            self._withdraw(gone or [], _DELETED)
+            self._changed()
+
+    def want(self, names: Collection[str]) -> bool:
         """Have the models of these names loaded, who waited longest first; returns whether one is missing.
 
         See `Residents.want`, and there why only the thread that submits may call it.
@@ -89,21 +132,38 @@ class Roster:
         lanes = dict.fromkeys(served[name].lane for name in names if name in served)
         absent = [lane for lane in lanes if lane.engine is None]
         self.residents.want(absent, self._could_not_load, self._changed)
-        return bool(absent)
+        if self._begun:
+            self._arrivals.want(names, self._could_not_open, self._changed)
+        return bool(absent) or any(name not in served for name in names)
 
     def turn_away(self, connection: Connection) -> None:
-        """Fail the jobs that wait in vain for what was offered until it could not be loaded.
+        """Fail the jobs that wait in vain for what was offered until it could not be had.
 
         To be called again and again: web takes some more until it has heard.
         """
-        for name in self._withdrawn:
-            lifecycle.fail_unloadable(connection, QueueName.GENERATE, name, self._failed[name])
+        for name, (reason, until) in list(self._withdrawn.items()):
+            lifecycle.fail_unloadable(connection, QueueName.GENERATE, name, reason)
+            if time.monotonic() > until:
+                self._withdrawn.pop(name, None)
 
     def _could_not_load(self, lane: Lane, error: Exception) -> None:
-        names = self.names(lane)
-        self._give_up(names, error)
+        said = self._arrivals.could_not_load(lane, error)
+        if said is None:
+            return
+        names, reason = said
+        own = [name for name in self.names(lane) if not self._arrivals.knows(name)]
+        if own:
+            self._give_up(own, error)
+            names = [*own, *self._arrivals.over(own)]
+        self._could_not_open(names, reason)
+
+    def _could_not_open(self, names: list[str], reason: str) -> None:
         self._offer_until_heard()
-        self._withdrawn = (*self._withdrawn, *names)  # now that no job is for us any more
+        self._withdraw(names, reason)  # now that no job is for us any more
+
+    def _withdraw(self, names: Iterable[str], reason: str) -> None:
+        until = time.monotonic() + _LATE_SECONDS
+        self._withdrawn = {**self._withdrawn, **dict.fromkeys(names, (reason, until))}
 
     def _families(self) -> list[tuple[ModelSource, list[ModelSource]]]:
         """Each model with the adapters over it; an adapter without a model has failed."""
@@ -118,21 +178,9 @@ class Roster:
 
     def _take(self, source: ModelSource, adapter_sources: list[ModelSource]) -> None:
         """Serve a model and its adapters. Raises ModelUnavailable."""
-        config = self._config
-        description = describe(source.source, source.quantization, config.device, config.hf_token)
+        description = self._opener.describe(source)
         adapters = self._adapters(adapter_sources, description.architecture)
-        with named(source.source):
-            need = memory.estimate(description, adapters.values(), config.slots, config.rows_per_step)
-            need = memory.fitted(need, config.slots, self.residents.budget)
-            if need.slots < config.slots:
-                log.warning(
-                    "fewer slots, memory is short",
-                    model=source.name,
-                    slots=need.slots,
-                    wanted=config.slots,
-                    budget_gb=self.residents.budget / 1e9,
-                )
-        lane = Lane(source, description, need, self._device, self._busy)
+        lane = self._opener.lane(source, description, adapters.values())
         if not self.served:
             self.residents.load(lane)
         version = self._version(lane)
@@ -142,7 +190,7 @@ class Roster:
             served[name] = Served(own, lane, adapter)
         self.residents.add(lane)
         with self._lock:
-            self.served = self.served | served
+            self.answers.add(served)
             self._undecided -= served.keys()
 
     def _adapters(self, sources: list[ModelSource], architecture: Architecture) -> dict[str, Adapter]:
@@ -177,24 +225,24 @@ class Roster:
             self._give_up(names, error)
 
     def _give_up(self, names: list[str], error: Exception) -> None:
-        if isinstance(error, ModelUnavailable):
-            reason = str(error)
-            log.error("model unavailable", models=names, reason=reason)
-        else:
-            reason = "It could not be loaded; the worker's log says why."
-            log.error("model could not be loaded", models=names, exc_info=error)
+        reason = why(names, error)
         with self._lock:
-            self.served = {name: served for name, served in self.served.items() if name not in names}
+            self.answers.remove(names)
             self._undecided -= set(names)
             self._failed |= {name: self._failed.get(name, reason) for name in names}
 
     def _offer_until_heard(self) -> None:
-        while True:
-            try:
-                return self.offer(self._database)
-            except DatabaseUnavailable as error:
-                log.warning("waiting for the database", error=str(error))
-                time.sleep(_RETRY_SECONDS)
+        _until_heard(lambda: self.offer(self._database))
+
+
+def _until_heard(say: Callable[[], object]) -> None:
+    while True:
+        try:
+            say()
+            return
+        except DatabaseUnavailable as error:
+            log.warning("waiting for the database", error=str(error))
+            time.sleep(_RETRY_SECONDS)
 
 
 def _folder(source: ModelSource) -> Path:

@@ -111,7 +111,7 @@ def serve(roster: Roster, lane: Lane, adapters: dict[str, Adapter] | None = None
     roster.residents.add(lane)
     known: dict[str, Adapter | None] = {lane.source.name: None, **(adapters or {})}
     for name, adapter in known.items():
-        roster.served = roster.served | {name: Served(_version(name, lane), lane, adapter)}
+        roster.answers.add({name: Served(_version(name, lane), lane, adapter)})
     return lane
 
 
