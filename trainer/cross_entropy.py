@@ -20,7 +20,7 @@ def mean(hidden: Tensor, weight: Tensor, labels: Tensor, count: Tensor) -> tuple
     chosen = (labels.flatten() != LEFT_OUT).nonzero().squeeze(1)
     hidden, labels = hidden.flatten(0, 1), labels.flatten()[chosen]
     if hidden.device.type == "cpu":
-        loss, right = _Chunked.apply(hidden, weight, labels, chosen, count)
+        loss, right = _Chunked.apply(hidden, weight, labels, chosen, count)  # type: ignore[no-untyped-call]
         return loss, right
     logits = functional.linear(hidden[chosen], weight).float()
     right = (logits.detach().argmax(-1) == labels).sum()

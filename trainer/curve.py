@@ -9,7 +9,7 @@ from trainer.history import Row
 from trainer.spec import CURVE, TABLE
 
 mpl.use("Agg")
-from matplotlib.figure import Figure  # noqa: E402  the backend is chosen first
+from matplotlib.figure import Figure
 
 HEADER = ["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"]
 

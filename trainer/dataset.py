@@ -6,6 +6,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def _write(
 
 
 def _sound(found: Iterator[Encoded | Flaw], invalid: Invalid) -> Iterator[Encoded]:
-    """What is no flaw. Raises `invalid` with the first few flaws at the end of the file, or once there are more."""
+    """What is no flaw. Raises `invalid` at the end of the file, or once there are several, with the flaws."""
     flaws: list[Flaw] = []
     for one in found:
         if isinstance(one, Flaw):
@@ -160,7 +161,7 @@ class Rows(Dataset[dict[str, Tensor]]):
         begin, end = row  # of the stream, which documents divide
         inner = starts[np.searchsorted(starts, begin, "right") : np.searchsorted(starts, end, "left")]
         borders = [begin, *map(int, inner), end]
-        yield from zip(borders, borders[1:], strict=False)
+        yield from pairwise(borders)
 
     def _labels(self, start: int, end: int) -> npt.NDArray[Any]:
         """The token after each, where it is of the same document and to be learned."""
@@ -181,18 +182,20 @@ def split(
 
     Rows of what may be cut are drawn, else examples are, before they are packed; the seed decides which.
     """
-    draw = random.Random(seed)
     if corpus.facts.divisible:
-        rows = _cut(corpus, block, packed)
-        held = set(draw.sample(range(len(rows)), hold_out(len(rows))))
-        kept = [row for index, row in enumerate(rows) if index not in held]
-        return Rows(corpus, block, kept), Rows(corpus, block, [rows[index] for index in sorted(held)])
-    count = len(corpus.starts) - 1
-    held = set(draw.sample(range(count), hold_out(count)))
-    kept = [index for index in range(count) if index not in held]
-    return Rows(corpus, block, _packed(corpus, kept, block, packed)), Rows(
-        corpus, block, _packed(corpus, sorted(held), block, packed)
-    )
+        spans = _cut(corpus, block, packed)
+        kept, held = _drawn(len(spans), seed, hold_out)
+        return Rows(corpus, block, [spans[one] for one in kept]), Rows(
+            corpus, block, [spans[one] for one in held]
+        )
+    kept, held = _drawn(len(corpus.starts) - 1, seed, hold_out)
+    rows = [_packed(corpus, documents, block, packed) for documents in (kept, held)]
+    return Rows(corpus, block, rows[0]), Rows(corpus, block, rows[1])
+
+
+def _drawn(count: int, seed: int, hold_out: Callable[[int], int]) -> tuple[list[int], list[int]]:
+    held = set(random.Random(seed).sample(range(count), hold_out(count)))
+    return [index for index in range(count) if index not in held], sorted(held)
 
 
 def _cut(corpus: Corpus, block: int, packed: bool) -> list[tuple[int, int]]:
@@ -216,7 +219,7 @@ def collate(rows: list[dict[str, Tensor]]) -> dict[str, Any]:
     Padding is a document of its own, of which nothing is learned.
     """
     longest = max(len(row["input_ids"]) for row in rows)
-    batch = {name: [] for name in ("input_ids", "position_ids", "labels")}
+    batch: dict[str, list[Tensor]] = {name: [] for name in ("input_ids", "position_ids", "labels")}
     for row in rows:
         missing = longest - len(row["input_ids"])
         padding = {

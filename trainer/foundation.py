@@ -45,7 +45,8 @@ class Foundation:
         """The token that ends a text; the first, where there are several."""
         found = self.generation.get("eos_token_id")
         found = self.config.eos_token_id if found is None else found
-        return int(found[0] if isinstance(found, list) else found)
+        first: Any = found[0] if isinstance(found, list) else found
+        return int(first)
 
 
 def lay(spec: Spec) -> Foundation:
@@ -89,14 +90,7 @@ def merged(spec: Spec) -> Path:
 
 
 def _from_scratch(spec: Spec) -> Foundation:
-    base = None if spec.model is None else _config(spec.model)
-    asked = spec.architecture or Architecture(
-        n_layer=base.n_layer,
-        n_head=base.n_head,
-        n_embd=base.n_embd,
-        n_positions=base.n_positions,
-        vocab_size=base.vocab_size,
-    )
+    asked = spec.architecture or _shape_of(spec.model)
     folder = spec.resume or spec.tokenizer
     if folder is not None:
         tokenizer, tokenizer_config = tokenizing.read(folder), tokenizing.config_of(folder)
@@ -130,6 +124,13 @@ def _from_scratch(spec: Spec) -> Foundation:
         generation={},
         chat_template=None if folder is None else tokenizing.chat_template(folder),
     )
+
+
+def _shape_of(folder: Path | None) -> Architecture:
+    assert folder is not None, "without an architecture there is a base model"
+    base = _config(folder)
+    names = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
+    return Architecture(**{name: getattr(base, name) for name in names})
 
 
 def _learned(spec: Spec, vocab_size: int) -> Tokenizer:
@@ -166,15 +167,22 @@ def _config(folder: Path) -> GPT2Config:
 
 def _pretrained(spec: Spec, folder: Path, precision: str) -> Student:
     if spec.adapter == "qlora":
-        return _load(folder if spec.base_adapter is None else merged(spec), _four_bits(precision))
+        model = _load(folder if spec.base_adapter is None else merged(spec), _four_bits(precision))
+        for module in model.modules():
+            # else the first evaluation on a CPU lays the weights out anew, and no step after it can be made
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
+        return model
     model = _load(folder)
     return model if spec.base_adapter is None else _merge(model, spec.base_adapter)
 
 
 def _load(folder: Path, quantization: BitsAndBytesConfig | None = None) -> Student:
-    how = {} if quantization is None else {"quantization_config": quantization}
+    how: dict[str, Any] = {} if quantization is None else {"quantization_config": quantization}
+    model: Any
+    found: dict[str, Any]
     try:
-        model, found = Student.from_pretrained(
+        model, found = Student.from_pretrained(  # type: ignore[misc]  # it gives both, as it is asked to
             folder,
             dtype=torch.float32,
             local_files_only=True,
@@ -192,7 +200,7 @@ def _load(folder: Path, quantization: BitsAndBytesConfig | None = None) -> Stude
 
 def _four_bits(precision: str) -> BitsAndBytesConfig:
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return BitsAndBytesConfig(
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
@@ -212,7 +220,7 @@ def _adapted(spec: Spec, model: Student) -> PeftModel:
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=asked.lora_r,
-        lora_alpha=asked.lora_alpha,
+        lora_alpha=asked.lora_alpha,  # type: ignore[arg-type]  # a fraction does as well
         lora_dropout=asked.lora_dropout,
         target_modules=list(asked.lora_target_modules),
         fan_in_fan_out=spec.adapter == "lora",  # GPT-2's Conv1D, which four bits replace

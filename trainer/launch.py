@@ -1,4 +1,4 @@
-"""Starts a training: `python -m trainer.launch FOLDER` is torchrun, with the environment that training needs."""
+"""Starts a training: `python -m trainer.launch FOLDER` is torchrun, in the environment that it needs."""
 
 import os
 import sys

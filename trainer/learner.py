@@ -23,8 +23,11 @@ from trainer.words import Entered
 STATE = "trainer_state.json"
 
 
-class Learner(Trainer):  # type: ignore[misc]  # transformers is untyped
-    """Steps as Trainer does; `save` makes a checkpoint of the folder's step, by our rules."""
+class Learner(Trainer):
+    """Steps as Trainer does; `save` makes a checkpoint of the step that was just made."""
+
+    model: Any
+    eval_dataset: Any
 
     def __init__(
         self,
@@ -50,22 +53,24 @@ class Learner(Trainer):  # type: ignore[misc]  # transformers is untyped
         self.remove_callback(PrinterCallback)
         self._loss_shifts_labels = False  # the rows' labels are shifted already
 
-    def get_batch_samples(self, *args: Any) -> tuple[list[dict[str, Any]], Tensor | None]:
+    def get_batch_samples(self, *args: Any) -> tuple[list[dict[str, Any]], Any]:
         """The passes of a step, and how many labels all of them have on all processes."""
         passes, learned = super().get_batch_samples(*args)
         self.tally.begin_step(sum(one.pop("real") for one in passes), learned)
         return passes, learned
 
-    def compute_loss(self, *args: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """Note the pass's loss and right answers on the way."""
-        loss, outputs = super().compute_loss(*args, return_outputs=True, **kwargs)
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         self.tally.add(loss.detach() / self.args.world_size, outputs["right"])
         return (loss, outputs) if return_outputs else loss
 
     def _clip_grad_norm(self, model: Any) -> Tensor:
         """The norm before clipping; on a CPU gradients that need no clipping are not multiplied by one."""
         if self.args.device.type != "cpu":
-            return super()._clip_grad_norm(model)  # type: ignore[no-any-return]
+            return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call,no-any-return]
         norm = _norm(model)
         if norm > self.args.max_grad_norm:
             clip_grads_with_norm_(model.parameters(), self.args.max_grad_norm, norm)

@@ -10,7 +10,7 @@ from jobs.rendering import Reader
 from trainer import foundation, tokenizing
 from trainer.dataset import Corpus, Rows, key_of, prepare, split
 from trainer.foundation import Foundation
-from trainer.spec import Data, Spec
+from trainer.spec import Spec
 
 DATA = "data"  # the folder of tokenized files in the job's
 _SECONDS = 0.5  # between two looks whether a stop is asked for

@@ -4,13 +4,14 @@ import copy
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import GenerationConfig, GPT2LMHeadModel
+from transformers import GPT2LMHeadModel
 
 from trainer import tokenizing
 from trainer.foundation import Foundation, merged
@@ -85,9 +86,8 @@ def _write_config(foundation: Foundation, folder: Path) -> None:
     if foundation.generation:
         path.write_text(json.dumps(foundation.generation, indent=2) + "\n")
     else:
-        GenerationConfig(bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id).save_pretrained(
-            folder
-        )
+        ends = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id}
+        path.write_text(json.dumps(ends, indent=2) + "\n")
 
 
 def _write_tokenizer(foundation: Foundation, folder: Path) -> None:
@@ -99,11 +99,12 @@ def _write_tokenizer(foundation: Foundation, folder: Path) -> None:
 
 
 def _write_adapter(model: PeftModel, spec: Spec, folder: Path) -> None:
-    config = copy.deepcopy(model.peft_config["default"])
+    config: Any = copy.deepcopy(model.peft_config["default"])
     config.base_model_name_or_path = spec.base_name
     config.inference_mode = True
+    config.target_modules = sorted(config.target_modules)  # a set, whose order differs from run to run
     config.fan_in_fan_out = True  # GPT-2's own layers, whatever held them while this learned
-    config.save_pretrained(folder)
+    config.save_pretrained(str(folder))
     state = {name: tensor.float().cpu().contiguous() for name, tensor in _adapter_parameters(model)}
     save_file(state, folder / ADAPTER, {"format": "pt"})
 
@@ -114,7 +115,7 @@ def _adapter_parameters(model: PeftModel) -> list[tuple[str, Tensor]]:
 
 def _merged(model: PeftModel, base: dict[str, Tensor]) -> dict[str, Tensor]:
     """The base's weights with B A in them; GPT-2's lie as [in, out]."""
-    config = model.peft_config["default"]
+    config: Any = model.peft_config["default"]
     halves = dict(_adapter_parameters(model))
     for name, a in halves.items():
         if ".lora_A." not in name:

@@ -14,7 +14,7 @@ BLOCK = 128  # queries per slice of the attention
 ATTENTION = "penstock_packed"
 
 
-class Student(GPT2LMHeadModel):  # type: ignore[misc]  # transformers is untyped
+class Student(GPT2LMHeadModel):  # type: ignore[no-untyped-call]  # of its __init_subclass__
     """A GPT-2 whose forward pass takes packed rows and gives a loss over labels that are shifted already."""
 
     accepts_loss_kwargs = True  # Trainer hands over how many labels the whole step has
@@ -30,12 +30,12 @@ class Student(GPT2LMHeadModel):  # type: ignore[misc]  # transformers is untyped
     ) -> Any:
         """`loss` and `right`, the labels with the largest logit; without labels what GPT-2 gives.
 
-        input_ids, position_ids, labels [rows, tokens]; a position of 0 begins a document. `reach` says for each
-        slice of queries where the earliest document that it sees into begins; None: every row is one document.
+        input_ids, position_ids, labels [rows, tokens]; a position of 0 begins a document. `reach` is that of
+        the positions, see below.
         """
         if labels is None:
             return super().forward(input_ids, position_ids=position_ids, **kwargs)
-        mask = None if reach is None else visible(position_ids, self.wte.weight.dtype)
+        mask = None if reach is None or position_ids is None else visible(position_ids, self.wte.weight.dtype)
         hidden = self.transformer(
             input_ids, position_ids=position_ids, attention_mask=mask, reach=reach, use_cache=False
         ).last_hidden_state
@@ -46,7 +46,7 @@ class Student(GPT2LMHeadModel):  # type: ignore[misc]  # transformers is untyped
     @property
     def wte(self) -> torch.nn.Embedding:
         """The embedding of tokens."""
-        return self.transformer.wte  # type: ignore[no-any-return]
+        return self.transformer.wte
 
 
 def quickened(model: Student) -> Student:
@@ -57,12 +57,12 @@ def quickened(model: Student) -> Student:
             module.p = 0.0
     if model.config.activation_function == "gelu_new":
         for block in model.transformer.h:  # transformers composes it of eight passes over memory
-            block.mlp.act = torch.nn.GELU(approximate="tanh")
+            block.mlp.act = torch.nn.GELU(approximate="tanh")  # type: ignore[union-attr]
     return model
 
 
 def visible(position_ids: Tensor, dtype: torch.dtype) -> Tensor:
-    """What each query [rows, 1, tokens, tokens] may see of the keys: 0, or minus infinity outside its document."""
+    """For each query [rows, 1, tokens, tokens] of the keys: 0, or minus infinity outside its document."""
     here = torch.arange(position_ids.shape[1], device=position_ids.device)
     begins = here - position_ids
     seen = (here <= here[:, None]) & (here >= begins[:, :, None])
@@ -70,7 +70,7 @@ def visible(position_ids: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def reach(position_ids: Tensor) -> tuple[int, ...] | None:
-    """For each slice of queries, the first key that any row's queries see; None: every row is one document."""
+    """For each slice of queries, the first key that any row's see; None: every row is one document."""
     if not (position_ids[:, 1:] == 0).any():
         return None
     begins = torch.arange(position_ids.shape[1]) - position_ids

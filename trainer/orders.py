@@ -1,4 +1,4 @@
-"""What the first process decides for all of them: whether to stop, and whether it is time for a checkpoint."""
+"""What the first process decides for all: whether to stop, and whether it is time for a checkpoint."""
 
 import time
 from pathlib import Path

@@ -66,8 +66,8 @@ def _known(error: Exception) -> JobError | None:
     said = str(error)
     if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said:
         return OutOfMemory(
-            "There was not enough memory. Lower 'batch_size' (with more 'gradient_accumulation_steps' the step"
-            " stays the same) or 'block_size', or train an adapter ('lora', 'qlora')."
+            "There was not enough memory. Lower 'batch_size' (with more 'gradient_accumulation_steps' the"
+            " step stays the same) or 'block_size', or train an adapter ('lora', 'qlora')."
         )
     return None
 

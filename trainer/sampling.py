@@ -15,7 +15,8 @@ PROMPT, CONTINUATION = 24, 48  # tokens at most
 def continued(model: Any, prompt: list[int], end: int, context: int) -> list[int]:
     """The likeliest next token, again and again, up to the end of the text."""
     device = next(model.parameters()).device
-    given, kept, tokens = torch.tensor([prompt], device=device), None, []
+    given, kept = torch.tensor([prompt], device=device), None
+    tokens: list[int] = []
     while len(tokens) < CONTINUATION and len(prompt) + len(tokens) < context:
         out = model(input_ids=given, past_key_values=kept, use_cache=True)
         kept = out.past_key_values

@@ -23,7 +23,7 @@ from trainer.materials import Materials, gather
 from trainer.orders import Orders
 from trainer.precision import available
 from trainer.saver import Saver, metrics_of
-from trainer.spec import ASIDE, RESULT, Spec
+from trainer.spec import ASIDE, RESULT, STOP, Spec
 from trainer.tally import Tally
 from trainer.voice import Voice
 from trainer.words import Chosen, Done, Entered, Forgotten, Said, Stopped
@@ -184,8 +184,8 @@ class Session:
         free = shutil.disk_usage(self._spec.folder).free + there
         if free < needed:
             raise DiskFull(
-                f"The checkpoints need about {needed / 1e9:,.1f} GB, but the trainer's disk has {free / 1e9:,.1f}"
-                " GB free. Lower 'save_total_limit', train an adapter, or make room."
+                f"The checkpoints need about {needed / 1e9:,.1f} GB, but the trainer's disk has"
+                f" {free / 1e9:,.1f} GB free. Lower 'save_total_limit', train an adapter, or make room."
             )
 
     def _say_chosen(self, history: History, materials: Materials, model: Any) -> None:
@@ -246,7 +246,7 @@ class Session:
 
     def _go_on(self) -> None:
         """In the first process while the others wait. Raises StoppedEarly."""
-        if self._rank == 0 and (self._spec.folder / "stop").exists():
+        if self._rank == 0 and (self._spec.folder / STOP).exists():
             raise StoppedEarly
 
     def _hear(self) -> None:

@@ -29,7 +29,7 @@ class Tally:
         self.grad_norm: Tensor | float = 0.0
         self.begin_step(0, None)
 
-    def begin_step(self, tokens: int, learned: Tensor | None) -> None:
+    def begin_step(self, tokens: int, learned: Tensor | int | None) -> None:
         """A step of so many tokens on this process begins; `learned` counts those that are, on all."""
         self._tokens += tokens
         self._learned = learned

@@ -9,7 +9,7 @@ from trainer.history import History
 from trainer.orders import Orders
 
 
-class Course(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+class Course(TrainerCallback):
     """Follows the plan, the orders, and how the losses go."""
 
     def __init__(self, history: History, meter: Meter, orders: Orders, evaluates: bool) -> None:
@@ -35,13 +35,12 @@ class Course(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        metrics: dict[str, float],
-        **_: Any,
+        **kwargs: Any,
     ) -> TrainerControl:
         """Keep the best; end where there was no gain for too long."""
         history, chosen = self._history, self._history.chosen
         history.owes_evaluation = False
-        gained = history.judge(metrics["valid_loss"])
+        gained = history.judge(kwargs["metrics"]["valid_loss"])
         patience = chosen["early_stopping_patience"]
         if gained and (chosen["load_best_model_at_end"] or patience is not None):
             control.should_save = True

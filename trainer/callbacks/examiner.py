@@ -10,7 +10,7 @@ from trainer.voice import Voice
 from trainer.words import Measured, Said
 
 
-class Examiner(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+class Examiner(TrainerCallback):
     """Comes before whatever acts upon an evaluation."""
 
     def __init__(self, history: History, voice: Voice, sample: Callable[[int], str]) -> None:
@@ -21,10 +21,10 @@ class Examiner(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        metrics: dict[str, float],
-        **_: Any,
+        **kwargs: Any,
     ) -> None:
         """Note it and say it."""
+        metrics: dict[str, float] = kwargs["metrics"]
         step = state.global_step
         row = self._history.note(step, **metrics)
         known = {"train_loss": row.get("train_loss"), "train_mean_token_accuracy": row.get("train_accuracy")}

@@ -14,7 +14,7 @@ from trainer.words import Measured, Stepped
 OFTEN, SELDOM = 100, 10  # a run of so many steps or fewer says metrics at each; others at least every tenth
 
 
-class Meter(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+class Meter(TrainerCallback):
     """Comes before whatever acts upon what is measured."""
 
     def __init__(self, history: History, tally: Tally, voice: Voice, waits: bool) -> None:
@@ -35,8 +35,8 @@ class Meter(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self._idle += time.monotonic() - self._left_at
 
-    def on_pre_optimizer_step(self, *_: Any, optimizer: Any, **__: Any) -> None:
-        self._rate = float(optimizer.param_groups[0]["lr"])
+    def on_pre_optimizer_step(self, *_: Any, **kwargs: Any) -> None:
+        self._rate = float(kwargs["optimizer"].param_groups[0]["lr"])
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
