@@ -1,16 +1,18 @@
 """What a fine-tune has beside a job: files to wait for, a pause, events, checkpoints."""
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, text, update
+from sqlalchemy import Connection, Row, func, insert, or_, select, text, update
 
 from jobs import files, lifecycle, records
-from jobs.errors import InvalidTrainingFile, InvalidValidationFile
+from jobs.catalog import ModelVersion
+from jobs.errors import InvalidTrainingFile, InvalidValidationFile, JobError
 from jobs.records import JobRecord
 from jobs.states import FINAL, State
-from jobs.tables import checkpoints, job_events, jobs
+from jobs.tables import checkpoints, job_events, jobs, model_versions
 
 KIND = files.FINETUNE
 
@@ -19,6 +21,9 @@ HELD = datetime(9999, 1, 1, tzinfo=UTC)
 
 _SHOWN_ERRORS = 10  # of a file, in the message of the job that it fails
 _AT_ONCE = 100  # jobs of one transaction
+
+LARGE = 16_000_000
+"""Bytes of data that are much: whoever has less does not wait for them to be read."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,30 @@ def hold(connection: Connection, job_id: str) -> None:
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(available_at=HELD))
 
 
+@dataclass(frozen=True)
+class Given:
+    """A file of a fine-tune."""
+
+    id: str
+    param: str  # training_file or validation_file
+    artifact: str
+    filename: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A fine-tune whose files were read by themselves, and not yet against its model."""
+
+    id: str
+    owner_id: int
+    model: str
+    input: dict[str, Any]
+    given: Sequence[Given]
+
+
 _READY = """
-    SELECT job.id FROM jobs job
+    FROM jobs job
     WHERE job.state = 'queued' AND job.queue = 'train' AND job.available_at = :held
       AND NOT EXISTS (
         SELECT 1 FROM files file
@@ -59,8 +86,7 @@ _READY = """
           AND file.id IN (job.input->>'training_file', job.input->>'validation_file')
       )
 """
-_FILES = text("""
-    SELECT given.id, given.validates, file.status, file.errors
+_GIVEN = """
     FROM jobs job
     CROSS JOIN LATERAL (
       VALUES (job.input->>'training_file', false), (job.input->>'validation_file', true)
@@ -68,44 +94,123 @@ _FILES = text("""
     LEFT JOIN files file ON file.owner_id = job.owner_id AND file.id = given.id
     WHERE job.id = :job AND given.id IS NOT NULL
     ORDER BY given.validates
+"""
+_FILES = text(f"SELECT given.*, file.status, file.errors, file.artifact, file.filename, file.bytes {_GIVEN}")
+_WRONG = text(f"""
+    SELECT job.id {_READY} AND EXISTS (
+      SELECT 1 FROM (VALUES (job.input->>'training_file'), (job.input->>'validation_file')) given (id)
+      LEFT JOIN files file ON file.owner_id = job.owner_id AND file.id = given.id
+      WHERE given.id IS NOT NULL AND file.status IS DISTINCT FROM 'processed'
+    )
+    LIMIT {_AT_ONCE} FOR UPDATE OF job SKIP LOCKED
+""")
+_NEXT = text(f"""
+    SELECT ready.* FROM (
+      SELECT job.id, job.owner_id, job.model, job.input, job.seq,
+        (SELECT coalesce(sum(file.bytes), 0) FROM files file WHERE file.owner_id = job.owner_id
+          AND file.id IN (job.input->>'training_file', job.input->>'validation_file')) AS bytes
+      {_READY} AND NOT job.id = ANY(:skipped)
+    ) ready
+    WHERE (bytes > :large) = :is_large
+    ORDER BY coalesce(array_position(CAST(:served AS bigint[]), owner_id), 0), seq LIMIT 1
 """)
 
 
 def any_ready(connection: Connection) -> bool:
     """Whether a job waits for files that have all been read by now, or are gone."""
-    return connection.execute(text(f"{_READY} LIMIT 1"), {"held": HELD}).first() is not None
+    return connection.execute(text(f"SELECT 1 {_READY} LIMIT 1"), {"held": HELD}).first() is not None
 
 
-def settle_waiting(connection: Connection) -> tuple[int, int]:
-    """Let some of those go on whose files are read, fail those whose files are wrong.
-
-    Returns how many of each; neither: none is left, or another clerk has them.
-    """
-    some = text(f"{_READY} LIMIT {_AT_ONCE} FOR UPDATE OF job SKIP LOCKED")
-    released = failed = 0
-    for job_id in connection.execute(some, {"held": HELD}).scalars().all():
+def fail_wrong(connection: Connection) -> int:
+    """Fail some of those whose files are wrong by themselves, or gone; return how many, 0: none is left."""
+    failed = 0
+    for job_id in connection.execute(_WRONG, {"held": HELD}).scalars().all():
         rows = connection.execute(_FILES, {"job": job_id}).all()
-        wrong = next((row for row in rows if row.status != "processed"), None)
-        if wrong is not None:
-            kind = InvalidValidationFile if wrong.validates else InvalidTrainingFile
-            failed += lifecycle.fail_queued(connection, job_id, kind(_what_is_wrong(wrong)))
-        else:
-            connection.execute(
-                update(jobs).where(jobs.c.id == job_id).values(available_at=func.clock_timestamp())
-            )
-            released += 1
-    return released, failed
+        wrong = next(row for row in rows if row.status != "processed")
+        kind = InvalidValidationFile if wrong.validates else InvalidTrainingFile
+        failed += lifecycle.fail_queued(connection, job_id, kind(_what_is_wrong(wrong)))
+    return failed
+
+
+def next_unread(
+    connection: Connection, large: bool, skipped: Collection[str] = (), served: Sequence[int] = ()
+) -> Waiting | None:
+    """A job whose files are all right by themselves, of little data or of much; None if there is none.
+
+    `served` are owners whose jobs were read before, the last at the end: they come in that order after all
+    others. Nothing holds the job: of two who read the same, one comes too late and changes nothing.
+    """
+    which = {
+        "held": HELD,
+        "large": LARGE,
+        "is_large": large,
+        "skipped": list(skipped),
+        "served": list(served),
+    }
+    job = connection.execute(_NEXT, which).one_or_none()
+    if job is None:
+        return None
+    rows = connection.execute(_FILES, {"job": job.id}).all()
+    given = [Given(row.id, _param(row), row.artifact, row.filename, row.bytes) for row in rows]
+    return Waiting(job.id, job.owner_id, job.model, job.input, given)
+
+
+def is_held(connection: Connection, job_id: str) -> bool:
+    """Whether a job waits for its files still."""
+    return connection.execute(select(jobs.c.id).where(*_held(job_id))).first() is not None
+
+
+def release(connection: Connection, job_id: str) -> bool:
+    """Let a job go on that waited for its files; False: it has ended, or somebody else did so."""
+    freed = update(jobs).where(*_held(job_id)).values(available_at=func.clock_timestamp())
+    return connection.execute(freed).rowcount > 0
+
+
+def refuse(connection: Connection, job_id: str, error: JobError) -> bool:
+    """Fail a job that waited for its files; False: it has ended, or somebody else released it."""
+    held = connection.execute(select(jobs.c.id).where(*_held(job_id)).with_for_update()).first()
+    return held is not None and lifecycle.fail_queued(connection, job_id, error) > 0
+
+
+def wrong_file(param: str, file_id: str, flaws: Sequence[Mapping[str, Any]], count: int) -> JobError:
+    """The error of a job whose file has these flaws (see `lines.Flaw.row`), of `count` in all."""
+    kind = InvalidValidationFile if param == "validation_file" else InvalidTrainingFile
+    return kind(f"The file {file_id} cannot be trained on. {_sentences(flaws, count)}")
+
+
+def version(connection: Connection, owner_id: int, name: str) -> ModelVersion | None:
+    """The newest version of a name that an owner may train, offered now or not."""
+    theirs = or_(model_versions.c.owner_id.is_(None), model_versions.c.owner_id == owner_id)
+    query = select(model_versions).where(model_versions.c.name == name, theirs)
+    row = connection.execute(query.order_by(model_versions.c.id.desc()).limit(1)).one_or_none()
+    if row is None:
+        return None
+    known = {field: getattr(row, field) for field in ModelVersion.__dataclass_fields__ if field != "slots"}
+    return ModelVersion(**known, slots=1)
+
+
+def _held(job_id: str) -> tuple[Any, ...]:
+    return jobs.c.id == job_id, jobs.c.state == State.QUEUED, jobs.c.available_at == HELD
+
+
+def _param(row: Row[Any]) -> str:
+    return "validation_file" if row.validates else "training_file"
 
 
 def _what_is_wrong(file: Row[Any]) -> str:
     if file.status is None:
         return "Its file is gone. Upload it again and create another fine-tune."
+    flaws = file.errors or []
+    return f"The file {file.id} cannot be trained on. {_sentences(flaws, len(flaws))}"
+
+
+def _sentences(flaws: Sequence[Mapping[str, Any]], count: int) -> str:
     found = [
-        f"line {one['line']}: {one['message']}" if one.get("line") else str(one["message"])
-        for one in file.errors or []
+        f"line {one['line']}: {one['message']}" if one.get("line") else str(one["message"]) for one in flaws
     ]
-    more = f" And {len(found) - _SHOWN_ERRORS} more." if len(found) > _SHOWN_ERRORS else ""
-    return f"The file {file.id} cannot be trained on. {' '.join(found[:_SHOWN_ERRORS])}{more}"
+    said = found[:_SHOWN_ERRORS]
+    more = f" And {count - len(said):,} more." if count > len(said) else ""
+    return f"{' '.join(said)}{more}"
 
 
 def pause(connection: Connection, owner_id: int, job_id: str) -> None:

@@ -52,7 +52,7 @@ class Reader:
     tokenizer: Tokenizer
     eos_token_id: int
     vocab_size: int
-    chat_template: str | None  # see `template_for`; needed for chat and Alpaca data
+    chat_template: str | None  # see `template_for`; None: the default one, where the data needs one
     block_size: int
 
 
@@ -168,7 +168,7 @@ def _turned(stream: BinaryIO, layout: Layout, reader: Reader) -> Iterator[_Examp
             yield record
             continue
         try:
-            yield _Example(line, _turns(record, layout, reader.chat_template or "", eos))
+            yield _Example(line, _turns(record, layout, reader.chat_template or DEFAULT_CHAT_TEMPLATE, eos))
         except TemplateRefusal as refusal:
             said = f"The chat template of the model refuses these messages: {refusal}."
             yield Flaw("invalid_messages", said, line, "messages")

@@ -6,20 +6,21 @@ from datetime import timedelta
 from celery.signals import worker_shutting_down
 
 from jobs import logs, settings
-from jobs.finetunes import settle_waiting
-from jobs.queue import Chore, QueueName, make_celery
-from web import batch_chore, file_validation, messenger, retention
+from jobs.queue import Chore, make_celery
+from web import batch_chore, file_validation, fine_tuning_review, messenger, retention
 from web.alone import Alone
 from web.desk import Desk
 
 config = settings.read()
 logs.configure("clerk", config.log_level)
 celery = make_celery(config)
-celery.conf.worker_concurrency = len(Chore)  # one may wait for a slow target while the others go on
+celery.conf.worker_concurrency = len(Chore) + 1  # one may wait for a slow target while the others go on
 _desk = Desk.open(config)
 _stopping = threading.Event()
 _batches = Alone(lambda: batch_chore.work(_desk))
 _validation = Alone(lambda: file_validation.work(_desk, _stopping.is_set))
+_small_reviews = Alone(lambda: fine_tuning_review.work(_desk, False, _stopping.is_set))
+_large_reviews = Alone(lambda: fine_tuning_review.work(_desk, True, _stopping.is_set))
 _delivery = Alone(lambda: messenger.deliver(_desk.database, config.webhook_allow_private))
 _pruning = Alone(lambda: retention.prune(_desk, timedelta(days=config.retention_days)))
 worker_shutting_down.connect(lambda **_: _stopping.set(), weak=False)
@@ -51,12 +52,6 @@ def validate() -> None:
 
 @celery.task(name=Chore.FINETUNES)  # type: ignore[untyped-decorator]
 def finetunes() -> None:
-    """Let the fine-tunes go on whose files are read, fail those whose files are wrong."""
-    released = failed = 1
-    while released or failed:
-        with _desk.database.transaction() as connection:
-            released, failed = settle_waiting(connection)
-        if released:
-            _desk.signals.ring(QueueName.TRAIN)
-        if failed:
-            _desk.signals.ring(Chore.DELIVER)
+    """Read the files of fine-tunes that wait for it. Their rows say so, so this may be lost or doubled."""
+    _small_reviews.rung()
+    _large_reviews.rung()  # while it reads, another bell finds the thread for the small ones

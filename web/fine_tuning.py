@@ -1,20 +1,29 @@
 """`/v1/fine_tuning/jobs`: submit, watch, pause, resume, cancel."""
 
 import re
+from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 from sqlalchemy import Connection
 
 from jobs import finetunes, lifecycle, records
-from jobs.queue import QueueName
+from jobs.queue import Chore, QueueName
 from jobs.records import JobRecord
 from jobs.states import FINAL
 from web import idempotency, query, synchronous
 from web.auth import identity, owner_id
 from web.backend import backend
 from web.body import json_object
+from web.dry_run import Host, rehearse
 from web.errors import BadRequest, NotFound
-from web.fine_tuning_job import new_job, wait_for_files
+from web.fine_tuning_job import (
+    Wanted,
+    given_files,
+    new_job,
+    refuse_impossible,
+    wait_for_files,
+    wanted,
+)
 from web.fine_tuning_object import checkpoint_object, event_object, job_object
 from web.fine_tuning_request import CheckpointsQuery, EventsQuery, FineTuningRequest, JobsQuery
 from web.paging import page_of
@@ -29,15 +38,31 @@ _METADATA = re.compile(r"metadata\[(.{1,64})\]")
 
 @blueprint.post("/v1/fine_tuning/jobs")
 def create() -> Response:
-    """Take a fine-tune; it waits until its files are read."""
+    """Take a fine-tune, which waits until its files are read; or, as a dry run, say what it would be."""
     query.parse(query.Query)
     asked = FineTuningRequest.parse(json_object())
     if asked.webhook is not None:
         check_url(asked.webhook, backend().settings.webhook_allow_private, "webhook")
-    job = new_job(backend(), identity(), asked)
-    record = idempotency.accept(job, also=lambda connection: wait_for_files(connection, job))
-    backend().signals.ring(QueueName.TRAIN)
+    wish = wanted(backend(), identity(), asked)
+    if asked.dry_run:
+        return jsonify(_rehearsal(asked, wish))
+    job = new_job(identity(), asked, wish.work)
+
+    def keep(connection: Connection) -> None:
+        refuse_impossible(connection, asked, wish)
+        wait_for_files(connection, job)
+
+    record = idempotency.accept(job, also=keep)
+    backend().signals.ring(Chore.FINETUNES)
     return _answer(_mine(record.id))
+
+
+def _rehearsal(asked: FineTuningRequest, wish: Wanted) -> dict[str, Any]:
+    with backend().database.transaction() as connection:
+        refuse_impossible(connection, asked, wish)
+        given = given_files(connection, owner_id(), wish.work)
+        host = Host.read(connection)
+    return rehearse(backend(), wish, given, host, asked.model)
 
 
 @blueprint.get("/v1/fine_tuning/jobs")

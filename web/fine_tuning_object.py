@@ -1,5 +1,6 @@
 """A fine-tune as OpenAI's FineTuningJob object: the one place where our states become its statuses."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +16,8 @@ _AT_FAULT = {InvalidTrainingFile.code: "training_file", InvalidValidationFile.co
 def job_object(record: JobRecord, owner_id: int) -> dict[str, Any]:
     """The FineTuningJob of a job."""
     work, output, progress = record.input, record.output or {}, record.progress or {}
-    hyperparameters = progress.get("hyperparameters") or work["hyperparameters"]
+    adapter = work.get("adapter", "full")
+    hyperparameters = shown(progress.get("hyperparameters") or work["hyperparameters"], adapter)
     return {
         "id": record.id,
         "object": "fine_tuning.job",
@@ -32,8 +34,8 @@ def job_object(record: JobRecord, owner_id: int) -> dict[str, Any]:
         "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
         "seed": work["seed"],
         "suffix": work["suffix"],
-        "trained_tokens": output.get("trained_tokens"),
-        "estimated_finish": progress.get("estimated_finish"),
+        "trained_tokens": output.get("trained_tokens", progress.get("trained_tokens")),
+        "estimated_finish": progress.get("estimated_finish") if record.state is State.RUNNING else None,
         "result_files": output.get("result_files", []),
         "integrations": [],
         "metadata": record.request["metadata"],
@@ -41,9 +43,19 @@ def job_object(record: JobRecord, owner_id: int) -> dict[str, Any]:
         # ours
         "paused_at": None if record.state in FINAL else _unix(record.paused_at),
         "progress": {name: progress[name] for name in ("step", "total_steps") if name in progress} or None,
+        "init": work.get("init", "pretrained"),
+        "adapter": adapter,
+        "architecture": work.get("architecture"),
+        "tokenizer": work.get("tokenizer"),
         "attempt": record.attempt,
         "queue_position": record.queue_position,
     }
+
+
+def shown(hyperparameters: Mapping[str, Any], adapter: str) -> dict[str, Any]:
+    """Those that have a meaning for this method."""
+    lora = adapter != "full"
+    return {name: value for name, value in hyperparameters.items() if lora or not name.startswith("lora_")}
 
 
 def event_object(event: Event, error: dict[str, str] | None) -> dict[str, Any]:

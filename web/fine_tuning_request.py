@@ -1,46 +1,104 @@
-"""What may stand in a request for a fine-tune."""
+"""What may stand in a request for a fine-tune; the ranges are those of `jobs.finetune_input`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
+from jobs.finetune_input import PRESETS, Adapter, Architecture, Hyperparameters
 from jobs.inputs import MAX_FINETUNE_SEED
 from web.errors import BadRequest
 from web.query import Query
 from web.requests import Label, Metadata, Request
 from web.webhook_requests import EventTypes, Url
 
+_STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-def _auto_or(kind: type[int] | type[float], least: float, most: float | None) -> PlainValidator:
-    """A number in its range, or "auto"."""
-
-    def check(value: Any) -> Any:
-        if value == "auto":
-            return value
-        number = not isinstance(value, bool) and isinstance(value, int | float if kind is float else int)
-        if not number or not (least <= value and (most is None or value <= most)) or value == 0:
-            noun = "an integer" if kind is int else "a number above"
-            span = f"from {least} to {most}" if most is not None else f"{least:g}"
-            said = "Invalid value for '{param}'. Send {noun} {span}, or \"auto\"."
-            raise PydanticCustomError("invalid_value", said, {"noun": noun, "span": span})
-        return value
-
-    span_of = Field(ge=least, le=most) if kind is int else Field(gt=least, le=most)
-    return PlainValidator(check, json_schema_input_type=Literal["auto"] | Annotated[kind, span_of])
+Seed = Annotated[int, Field(ge=0, le=MAX_FINETUNE_SEED)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = _STRICT
 
 
-class AskedHyperparameters(_Part):
-    """OpenAI's three."""
+@cache
+def _choices(name: str) -> str | None:
+    """What a hyperparameter may be that may be left to us by a word: an integer from 1 to 50, or "auto"."""
+    choices = Hyperparameters.model_json_schema()["properties"][name].get("anyOf", [])
+    words = [f'"{one}"' for choice in choices for one in choice.get("enum", [choice.get("const")]) if one]
+    if '"auto"' not in words:
+        return None
+    numbers = [_range(choice) for choice in choices if choice["type"] in ("integer", "number")]
+    return ", ".join([*numbers, *words[:-1]]) + f"{',' if numbers else ''} or {words[-1]}"
 
-    n_epochs: Annotated[Any, _auto_or(int, 1, 50)] = "auto"
-    batch_size: Annotated[Any, _auto_or(int, 1, 256)] = "auto"
-    learning_rate_multiplier: Annotated[Any, _auto_or(float, 0, None)] = "auto"
+
+def _range(number: Mapping[str, Any]) -> str:
+    noun = "an integer" if number["type"] == "integer" else "a number"
+    if "exclusiveMinimum" in number:
+        return f"{noun} above {number['exclusiveMinimum']} and at most {number['maximum']}"
+    if "maximum" in number:
+        return f"{noun} from {number['minimum']} to {number['maximum']}"
+    return f"{noun} from {number['minimum']}"
+
+
+class AskedHyperparameters(Hyperparameters):
+    """How a fine-tune trains, as a request says it."""
+
+    model_config = _STRICT
+
+    seed: Seed | None = None  # the same as at top level
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _one_sentence(cls, value: Any, parse: Callable[[Any], Any], info: ValidationInfo) -> Any:
+        """Where there are several choices, pydantic would say for each why it is not that one."""
+        name = str(info.field_name)
+        if isinstance(value, list) and isinstance(cls.model_fields[name].default, tuple):
+            value = tuple(value)
+        choices = _choices(name) if name in Hyperparameters.model_fields else None
+        if choices is None:
+            return parse(value)
+        try:
+            return parse(value)
+        except ValidationError:
+            said = "Invalid value for '{param}'. Send {choices}."
+            raise PydanticCustomError("invalid_value", said, {"choices": choices}) from None
+
+    def chosen(self) -> Hyperparameters:
+        """What was asked for, apart from the seed."""
+        return Hyperparameters.model_validate(self.model_dump(exclude={"seed"}))
+
+
+def _as_architecture(value: Any) -> Any:
+    """A preset's name, or an object."""
+    if not isinstance(value, str):
+        return Architecture.model_validate(value, strict=True)
+    if value not in PRESETS:
+        said = (
+            "There is no architecture of that name for '{param}'. Send {names}, or an object with 'n_layer', "
+        )
+        said += "'n_head' and 'n_embd'."
+        raise PydanticCustomError(
+            "invalid_value", said, {"names": ", ".join(f'"{name}"' for name in PRESETS)}
+        )
+    return PRESETS[value]
+
+
+AskedArchitecture = Annotated[
+    Architecture,
+    PlainValidator(_as_architecture, json_schema_input_type=Literal[tuple(PRESETS)] | Architecture),
+]
 
 
 class _Supervised(_Part):
@@ -68,6 +126,7 @@ def _is_named(suffix: str) -> str:
     return suffix
 
 
+Name = Annotated[str, Field(min_length=1, max_length=256)]
 FileId = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -76,20 +135,25 @@ class FineTuningRequest(Request):
 
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {"integrations": ([],)}
 
-    model: Annotated[str, Field(min_length=1, max_length=256)]
+    model: Name
     training_file: FileId
     validation_file: FileId | None = None
     suffix: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_is_named)] | None = None
-    seed: Annotated[int, Field(ge=0, le=MAX_FINETUNE_SEED)] | None = None
+    seed: Seed | None = None
     metadata: Metadata = Field(default_factory=dict)
     method: Method | None = None
     hyperparameters: AskedHyperparameters | None = None  # where OpenAI had them before `method`
+    init: Literal["pretrained", "scratch"] = "pretrained"
+    architecture: AskedArchitecture | None = None
+    tokenizer: Name | None = None
+    adapter: Adapter = "full"
+    dry_run: bool = False
     user: Label | None = None
     webhook: Url | None = None
     webhook_events_filter: EventTypes | None = None
 
     @property
-    def chosen(self) -> AskedHyperparameters:
+    def asked(self) -> AskedHyperparameters:
         """The hyperparameters, from wherever they stand.
 
         Raises:
@@ -101,6 +165,10 @@ class FineTuningRequest(Request):
             said = "'hyperparameters' belong into 'method.supervised'. Leave them out here."
             raise BadRequest(said, param="hyperparameters", code="duplicate_parameter")
         return self.method.supervised.hyperparameters
+
+    def path(self, hyperparameter: str) -> str:
+        """Where one stands, for an error."""
+        return f"{'method.supervised.' if self.method else ''}hyperparameters.{hyperparameter}"
 
 
 class JobsQuery(Query):

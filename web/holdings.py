@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from web.answers import Listing, Page, Values
 
@@ -122,8 +122,35 @@ class FineTuningJob(BaseModel):
     metadata: dict[str, str]
     paused_at: int | None
     progress: Values | None
+    init: Literal["pretrained", "scratch"]
+    adapter: Literal["full", "lora", "qlora"]
+    architecture: Values | None
+    tokenizer: str | None
     attempt: int
     queue_position: int | None
+
+
+class FineTuningDryRun(BaseModel):
+    """What a fine-tune would be. What cannot be known yet is null, and a warning says why."""
+
+    object: Literal["fine_tuning.job.dry_run"]
+    model: str
+    parameters: int
+    trainable_parameters: int
+    checkpoint_bytes: int
+    examples: int | None
+    tokens: int | None
+    trained_tokens: int | None
+    steps: int | None
+    padding: float | None
+    hyperparameters: Values
+    memory_bytes: int | None
+    duration_seconds: float | None
+    warnings: list[str]
+
+
+class FineTuningJobOrDryRun(RootModel[FineTuningJob | FineTuningDryRun]):
+    """The job, or what it would be."""
 
 
 class FineTuningEvent(BaseModel):

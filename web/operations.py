@@ -82,7 +82,7 @@ OPERATIONS = {
     "batches.show": Operation(h.Batch),
     "batches.cancel": Operation(h.Batch, refusals=(409,)),
     "fine_tuning.create": Operation(
-        h.FineTuningJob,
+        h.FineTuningJobOrDryRun,
         body=FineTuningRequest,
         example={"model": "starter", "training_file": "file-..."},
         refusals=(404, _ONCE),

@@ -18,6 +18,7 @@ _EXPECTED = {
     "float_type": "a number",
     "float_parsing": "a number",
     "list_type": "an array",
+    "tuple_type": "an array",
     "dict_type": "an object",
     "model_type": "an object",
 }

@@ -1,6 +1,7 @@
 """`/v1/fine_tuning`: accepted, waiting for its files, paused, cancelled, watched."""
 
 import json
+from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 
@@ -18,8 +19,11 @@ from jobs.settings import Settings
 from jobs.tables import checkpoints
 from tests.jobs.test_sweeper import Bells
 from tests.web.conftest import Caller, the_error
+from web import fine_tuning_review
+from web.desk import Desk
 
 JOBS = "/v1/fine_tuning/jobs"
+OPENAIS = ("n_epochs", "batch_size", "learning_rate_multiplier")
 
 
 def a_file(
@@ -33,14 +37,22 @@ def a_file(
         return create_file(connection, NewFile(owner_id, "a.jsonl", purpose, 14, artifact)).id
 
 
-def read(database: Database, file_id: str, errors: list[dict[str, Any]] | None = None) -> None:
+@pytest.fixture
+def desk(settings: Settings, offered: Database) -> Iterator[Desk]:
+    made = Desk.open(settings)
+    yield made
+    made.close()
+
+
+def read(desk: Desk, file_id: str, errors: list[dict[str, Any]] | None = None) -> None:
     """Do what the clerk does with a file, and with those who wait for it."""
     values = {"status": "error" if errors else "processed", "errors": json.dumps(errors) if errors else None}
-    with database.transaction() as connection:
+    with desk.database.transaction() as connection:
         change = "UPDATE files SET status = :status, errors = CAST(:errors AS json) WHERE id = :id"
         connection.execute(text(change), values | {"id": file_id})
         assert finetunes.any_ready(connection)
-        finetunes.settle_waiting(connection)
+    fine_tuning_review.work(desk, large=False)
+    with desk.database.transaction() as connection:
         assert not finetunes.any_ready(connection)
 
 
@@ -62,17 +74,14 @@ def claim(database: Database, settings: Settings) -> list[Any]:
 
 
 def test_a_job_waits_for_its_file_and_then_for_the_trainer(
-    caller: Caller, file_id: str, offered: Database, settings: Settings
+    caller: Caller, file_id: str, offered: Database, settings: Settings, desk: Desk
 ) -> None:
     made = create(caller, file_id, suffix="mine", seed=3)
     assert (made["status"], made["object"], made["suffix"]) == ("validating_files", "fine_tuning.job", "mine")
-    assert made["hyperparameters"] == {
-        "n_epochs": "auto",
-        "batch_size": "auto",
-        "learning_rate_multiplier": "auto",
-    }
+    assert [made["hyperparameters"][name] for name in OPENAIS] == ["auto"] * 3
+    assert not any(name.startswith("lora_") for name in made["hyperparameters"])
     assert claim(offered, settings) == []
-    read(offered, file_id)
+    read(desk, file_id)
     assert caller.get(f"{JOBS}/{made['id']}").get_json()["status"] == "queued"
     (job,) = claim(offered, settings)
     assert job.input["seed"] == 3
@@ -89,18 +98,21 @@ def test_a_job_waits_for_its_file_and_then_for_the_trainer(
     assert ended["finished_at"] >= ended["created_at"]
 
 
-def test_a_job_of_a_file_that_was_read_waits_for_nothing_else(
-    caller: Caller, file_id: str, offered: Database, settings: Settings
+def test_a_job_of_a_file_that_was_read_before_waits_until_its_model_has_read_it(
+    caller: Caller, file_id: str, offered: Database, settings: Settings, desk: Desk
 ) -> None:
     with offered.transaction() as connection:
         connection.execute(text("UPDATE files SET status = 'processed'"))
-    assert create(caller, file_id)["status"] == "queued"
+    made = create(caller, file_id)
+    assert made["status"] == "validating_files"
+    fine_tuning_review.work(desk, large=False)
+    assert caller.get(f"{JOBS}/{made['id']}").get_json()["status"] == "queued"
     assert len(claim(offered, settings)) == 1
 
 
 @pytest.mark.parametrize("param", ["training_file", "validation_file"])
 def test_a_wrong_file_fails_its_job_with_the_line(
-    caller: Caller, file_id: str, offered: Database, settings: Settings, param: str
+    caller: Caller, file_id: str, offered: Database, settings: Settings, param: str, desk: Desk
 ) -> None:
     other = a_file(offered, settings)
     made = (
@@ -111,7 +123,7 @@ def test_a_wrong_file_fails_its_job_with_the_line(
     if param == "validation_file":
         with offered.transaction() as connection:
             connection.execute(text("UPDATE files SET status = 'processed' WHERE id = :id"), {"id": other})
-    read(offered, file_id, [{"code": "invalid_json", "line": 3, "message": "It is no JSON.", "param": None}])
+    read(desk, file_id, [{"code": "invalid_json", "line": 3, "message": "It is no JSON.", "param": None}])
     ended = caller.get(f"{JOBS}/{made['id']}").get_json()
     assert ended["status"] == "failed"
     assert (ended["error"]["code"], ended["error"]["param"]) == (f"invalid_{param}", param)
@@ -121,13 +133,13 @@ def test_a_wrong_file_fails_its_job_with_the_line(
 
 
 def test_a_pause_is_no_status_of_its_own(
-    caller: Caller, file_id: str, offered: Database, settings: Settings
+    caller: Caller, file_id: str, offered: Database, settings: Settings, desk: Desk
 ) -> None:
     made = create(caller, file_id)
     paused = caller.send("POST", f"{JOBS}/{made['id']}/pause").get_json()
     assert paused["status"] == "queued"
     assert paused["paused_at"] is not None
-    read(offered, file_id)
+    read(desk, file_id)
     assert claim(offered, settings) == []
     resumed = caller.send("POST", f"{JOBS}/{made['id']}/resume").get_json()
     assert (resumed["status"], resumed["paused_at"]) == ("queued", None)
@@ -155,10 +167,10 @@ def test_jobs_are_listed_by_page_and_by_metadata(caller: Caller, file_id: str) -
 
 
 def test_events_tell_what_happened_the_newest_first(
-    caller: Caller, file_id: str, offered: Database, settings: Settings
+    caller: Caller, file_id: str, offered: Database, settings: Settings, desk: Desk
 ) -> None:
     made = create(caller, file_id)
-    read(offered, file_id)
+    read(desk, file_id)
     claim(offered, settings)
     with offered.transaction() as connection:
         finetunes.say(connection, records.read(connection, made["id"]), "Step 1.", data={"step": 1})
@@ -251,22 +263,24 @@ def test_an_upload_is_what_a_job_names(caller: Caller) -> None:
 
 
 def test_a_job_whose_file_is_gone_fails_at_the_next_round(
-    caller: Caller, file_id: str, offered: Database, settings: Settings
+    caller: Caller, file_id: str, offered: Database, settings: Settings, desk: Desk
 ) -> None:
     other = a_file(offered, settings)
     lost, half = create(caller, file_id)["id"], create(caller, file_id, validation_file=other)["id"]
     with offered.transaction() as connection:
         connection.execute(text("DELETE FROM files WHERE id = :id"), {"id": file_id})
-    read(offered, other)
+    read(desk, other)
     for made in (lost, half):
         ended = caller.get(f"{JOBS}/{made}").get_json()
         assert (ended["status"], ended["error"]["param"]) == ("failed", "training_file")
         assert "is gone" in ended["error"]["message"]
 
 
-def test_one_file_may_both_train_and_validate(caller: Caller, file_id: str, offered: Database) -> None:
+def test_one_file_may_both_train_and_validate(
+    caller: Caller, file_id: str, offered: Database, desk: Desk
+) -> None:
     made = create(caller, file_id, validation_file=file_id)
-    read(offered, file_id)
+    read(desk, file_id)
     assert caller.get(f"{JOBS}/{made['id']}").get_json()["status"] == "queued"
 
 
@@ -276,10 +290,10 @@ def test_a_filter_that_says_two_things_is_refused(caller: Caller) -> None:
 
 
 def test_nobody_rings_for_a_job_that_rests(
-    caller: Caller, file_id: str, offered: Database, settings: Settings
+    caller: Caller, file_id: str, offered: Database, settings: Settings, desk: Desk
 ) -> None:
     made = create(caller, file_id)
-    read(offered, file_id)
+    read(desk, file_id)
     bells = Bells()
     for wish, rung in (("pause", []), ("resume", ["train"])):
         caller.send("POST", f"{JOBS}/{made['id']}/{wish}")
