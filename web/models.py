@@ -11,7 +11,6 @@ from web import query
 from web.auth import owner_id
 from web.backend import backend
 from web.errors import Conflict, Forbidden
-from web.offers import version_of
 
 blueprint = Blueprint("models", __name__)
 
@@ -30,9 +29,8 @@ def index() -> Response:
 def show(model: str) -> Response:
     """One model; its name may hold slashes."""
     query.parse(query.Query)
-    offers = backend().offers.seen_by(owner_id())
-    version = version_of(model, offers)
-    return jsonify(_object(version, offers[model], _lineages([offers[model]]).get(model)))
+    offer, version = backend().offers.offer(model, owner_id())
+    return jsonify(_object(version, offer, _lineages([offer]).get(model)))
 
 
 @blueprint.delete("/v1/models/<path:model>")

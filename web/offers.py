@@ -45,9 +45,27 @@ class Offers:
 
         Raises:
             NotFound: there is none; the message says why, or which names there are.
-            Unavailable: it is being loaded.
+            Unavailable: it is being loaded, or was published just now.
         """
-        return version_of(name, self.seen_by(owner_id))
+        return self.offer(name, owner_id)[1]
+
+    def offer(self, name: str, owner_id: int) -> tuple[Offer, ModelVersion]:
+        """A name that an owner may use, and the version behind it. Raises as `require`."""
+        offers = self.seen_by(owner_id)
+        if name not in offers and self._is_published(name, owner_id):
+            self.forget()  # workers have perhaps heard of it since
+            offers = self.seen_by(owner_id)
+            if name not in offers:
+                raise _being_loaded(name)
+        version = version_of(name, offers)
+        return offers[name], version
+
+    def _is_published(self, name: str, owner_id: int) -> bool:
+        """Whether it is a fine-tuned model of an owner, offered or not."""
+        if not name.startswith(catalog.FINE_TUNED) or "\0" in name:
+            return False
+        with self._database.reading() as connection:
+            return catalog.is_fine_tuned(connection, owner_id, name)
 
     def reads(self, name: str) -> str:
         """The artifact with the tokenizer of whichever version answers to a name, or did last."""
@@ -83,8 +101,7 @@ def version_of(name: str, offers: Mapping[str, Offer]) -> ModelVersion:
     if offer is not None and offer.version is not None:
         return offer.version
     if offer is not None and offer.status == "loading":
-        said = f"The model '{name}' is being loaded. Try again in a few seconds."
-        raise Unavailable(said, param="model", code="model_loading", retry_after=5)
+        raise _being_loaded(name)
     if offer is not None:
         said = f"The model '{name}' is not available: {offer.reason}"
     else:
@@ -92,3 +109,8 @@ def version_of(name: str, offers: Mapping[str, Offer]) -> ModelVersion:
         there = f"Send one of {names}." if names else "No worker offers any model yet."
         said = f"The model '{name[:100]}' does not exist. {there}"
     raise NotFound(said, param="model", code="model_not_found")
+
+
+def _being_loaded(name: str) -> Unavailable:
+    said = f"The model '{name}' is being loaded. Try again in a few seconds."
+    return Unavailable(said, param="model", code="model_loading", retry_after=5)

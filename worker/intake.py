@@ -19,7 +19,7 @@ from jobs.database import Database
 from jobs.errors import DatabaseUnavailable, Unexpected, WorkerStopping
 from jobs.queue import Chore, QueueName
 from jobs.signals import ENDED, Signals
-from worker.lanes import Lane
+from worker.lanes import Lane, Served
 from worker.roster import Roster
 from worker.sequence import Sequence
 from worker.work import Work
@@ -212,6 +212,7 @@ class Intake:
             return self._commit([replace(group[0], output=None, error=instead, again=False)])
 
     def _claim(self) -> None:
+        before = self._roster.served  # others may close a name between its job's claim and its begin
         try:
             with self._database.transaction() as connection:
                 jobs, waiting = self._claim_for_every_lane(connection)
@@ -219,7 +220,7 @@ class Intake:
             log.warning("cannot claim, database is out of reach", error=str(error))
             return
         for job in jobs:
-            self._begin(job)
+            self._begin(job, before)
         # only now, or a model could leave before it got the jobs that it was loaded for
         self._more |= self._roster.want(waiting)
 
@@ -279,9 +280,9 @@ class Intake:
                 jobs += claimed
         return jobs
 
-    def _begin(self, job: ClaimedJob) -> None:
+    def _begin(self, job: ClaimedJob, before: Mapping[str, Served]) -> None:
         try:
-            work = Work.of(job, self._roster.serving(job.model))
+            work = Work.of(job, self._roster.serving(job.model, before))
         except Exception as error:  # noqa: BLE001  one job must not take its neighbours along
             with self._lock:
                 self._endings.append(execution.ending(job, error, self._max_failures))

@@ -72,12 +72,12 @@ class Roster:
         """Those that a lane answers to: its own, and its adapters'."""
         return self.answers.of(lane)
 
-    def serving(self, name: str) -> Served:
-        """What answers to a name. Raises ModelUnavailable where it was deleted just now."""
-        served = self.served.get(name)
-        if served is None:
-            raise ModelUnavailable(_DELETED)
-        return served
+    def serving(self, name: str, before: Mapping[str, Served]) -> Served:
+        """What answers to a name, now or before, and is loaded. Raises ModelUnavailable where nothing is."""
+        for served in (self.served.get(name), before.get(name)):
+            if served is not None and served.lane.engine is not None:
+                return served
+        raise ModelUnavailable(_DELETED)
 
     def open(self, changed: Callable[[], None]) -> None:
         """Describe and offer every model that can be had, and load the first.

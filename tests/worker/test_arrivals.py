@@ -209,16 +209,52 @@ def test_many_models_share_a_memory_that_has_room_for_two(house: House) -> None:
     names = [house.publish(f"{number}" * (number + 1)).version.name for number in range(12)]
     roster = house.start(memory_gb=2.5 * need / 1e9)
     wait_for(lambda: all(house.status(name) == "available" for name in names))
-    most, jobs = 0, [f"{number}" for number in range(25)]
-    for job, name in zip(jobs, [*names, "base", *reversed(names)], strict=True):
+    most, jobs = 0, [f"{number}" for number in range(16)]
+    for job, name in zip(jobs, [*names, "base", *names[:3]], strict=True):
         house.submit(job, name)
-    while not all(state in FINAL for state in samples.states(house.database).values()):
+
+    def have_ended() -> bool:
+        nonlocal most
         most = max(most, len(roster.residents.loaded))
+        return all(state in FINAL for state in samples.states(house.database).values())
+
+    wait_for(have_ended, seconds=60, every=0.01)
     said = [house.said(job)["sequences"][0]["tokens"] for job in jobs]
     assert len({tuple(tokens) for tokens in said}) == 1
     assert most == 2
     wait_for(lambda: len(roster.residents.lanes) <= 3)
     assert len(house.folders()) == 12, "what left memory is not fetched again"
+
+
+def test_more_adapters_than_a_model_takes_at_once_take_turns(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.arrivals.MOST_ADAPTERS", 2)
+    monkeypatch.setattr("worker.lanes.MOST_ADAPTERS", 2)
+    over = {"base": "base", "base_digest": house.digest()}
+    names = [
+        house.publish(f"{seed}", house.adapter(f"{seed}", seed), **over).version.name for seed in range(6)
+    ]
+    roster = house.start()
+    wait_for(lambda: all(house.status(name) == "available" for name in names))
+    for job, name in enumerate(names * 2):
+        house.submit(f"{job}", name)
+    said = [tuple(house.said(f"{job}")["sequences"][0]["tokens"]) for job in range(12)]
+    assert said[:6] == said[6:]
+    assert len(set(said)) == 6, "each speaks for itself"
+    assert len(roster.names(roster.residents.lanes[0])) <= 3, "the model and two of them"
+
+
+def test_an_adapter_for_which_memory_has_no_room_says_so(house: House) -> None:
+    new = house.publish("mine", house.adapter("mine"), base="base", base_digest=house.digest())
+    roster = house.start()
+    wait_for(lambda: roster.residents.loaded)
+    need = roster.residents.loaded[0].need
+    house.stop()
+    house.start(memory_gb=(need.total - 3 * need.slot + 1) / 1e9)
+    house.submit("waits", new.version.name)
+    assert "memory has no room for it beside its base model" in house.ended("waits").error["message"]
+    assert house.status("base") == "available"
 
 
 def test_what_was_fetched_once_is_not_fetched_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
