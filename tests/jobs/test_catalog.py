@@ -1,9 +1,13 @@
 """Which models there are, by what workers say."""
 
-from sqlalchemy import text
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import Connection, text
 
 from jobs import catalog, published
 from jobs.database import Database
+from jobs.published import Published
 from tests.jobs.samples import make_silent, version
 
 
@@ -103,3 +107,83 @@ def test_a_fine_tuned_model_that_its_owner_deleted_does_not_come_back(database: 
         published.remove(connection, name)
         catalog.offer(connection, "w1", [version(), version(name)], {})
         assert set(catalog.listing(connection)) == {"starter"}
+
+
+def test_a_worker_that_repeats_itself_writes_a_sign_of_life_alone(database: Database) -> None:
+    versions, failed = [version(f"m{number}") for number in range(20)], {"big": "no network"}
+    with database.transaction() as connection:
+        catalog.offer(connection, "w1", versions, failed)
+    before = written(database)
+    with database.transaction() as connection:
+        make_silent(connection, "w1", catalog.SILENT_AFTER / 2)
+    silent = written(database)
+    with database.transaction() as connection:
+        catalog.offer(connection, "w1", versions, failed)
+    assert len(written(database) - silent) == 1
+    with database.transaction() as connection:
+        catalog.offer(connection, "w1", [version(f"m{number}", slots=8) for number in range(20)], {})
+        found = catalog.listing(connection)
+    assert {offer.version.slots for offer in found.values() if offer.version} == {8}
+    assert "big" not in found
+    assert len(before) == 21 + 20
+
+
+def written(database: Database) -> set[tuple[str, ...]]:
+    """Every row, with the transaction that wrote it last."""
+    with database.transaction() as connection:
+        offers = connection.execute(text("SELECT name, xmin::text FROM offers")).all()
+        versions = connection.execute(text("SELECT 'version ' || name, xmin::text FROM model_versions")).all()
+    return {tuple(row) for row in (*offers, *versions)}
+
+
+def test_a_fine_tuned_model_is_as_old_as_its_publication(database: Database, owner: int) -> None:
+    with database.transaction() as connection:
+        publish(connection, owner, "ft:starter:org::1")
+        aged = text("UPDATE model_versions SET created_at = now() - interval '1 day' RETURNING created_at")
+        made = connection.execute(aged).scalar_one()
+        catalog.offer(connection, "w1", [version("ft:starter:org::1")], {})
+        assert catalog.listing(connection)["ft:starter:org::1"].since == made
+
+
+def test_what_is_deleted_while_a_worker_offers_it_is_gone(database: Database, owner: int) -> None:
+    name = "ft:starter:org::1"
+    with database.transaction() as connection:
+        publish(connection, owner, name)
+
+    def delete() -> list[str]:
+        with database.transaction() as connection:
+            return published.remove(connection, name)
+
+    with ThreadPoolExecutor(1) as other:
+        with database.transaction() as connection:
+            catalog.offer(connection, "w1", [version(name), version()], {})
+            removed = other.submit(delete)
+            with pytest.raises(TimeoutError):
+                removed.result(timeout=0.2)
+        assert sorted(set(removed.result(timeout=10))) == ["a" * 64, "c" * 64, "t" * 64]
+    with database.transaction() as connection:
+        assert set(catalog.listing(connection)) == {"starter"}
+        assert catalog.last_tokenizer(connection, name) is None
+        assert published.remove(connection, name) == []
+        assert published.remove(connection, "starter") == [], "it was not made here"
+
+
+def publish(connection: Connection, owner: int, name: str) -> None:
+    made = version(name, quantization="fp32", tokenizer="t" * 64)
+    new = Published(made, owner, "ftjob-1", {"base": "starter"}, None, {"config.json": "c" * 64})
+    published.publish(connection, new)
+
+
+def test_what_is_published_or_removed_changes_the_mark(database: Database, owner: int) -> None:
+    with database.transaction() as connection:
+        marks = [published.mark(connection)]
+        catalog.offer(connection, "w1", [version()], {})
+        assert published.mark(connection) == marks[0], "it is no news to workers what they say themselves"
+        for name in ("ft:a", "ft:b"):
+            publish(connection, owner, name)
+            marks.append(published.mark(connection))
+        published.remove(connection, "ft:a")
+        marks.append(published.mark(connection))
+        publish(connection, owner, "ft:c")
+        marks.append(published.mark(connection))
+    assert len(set(marks)) == 5

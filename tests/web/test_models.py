@@ -89,8 +89,9 @@ def fine_tune(database: Database, owner: str) -> str:
     name = "ft:starter:org:mine:abc"
     made = text("""
         INSERT INTO model_versions (name, digest, quantization, parameters, context, vocab_size, eos_token_id,
-          tokenizer, owner_id, job_id)
-        SELECT :name, 'd', 'int8', 1, 64, 300, 0, tokenizer, (SELECT id FROM owners WHERE name = :owner), 'f'
+          tokenizer, owner_id, job_id, lineage)
+        SELECT :name, 'd', 'int8', 1, 64, 300, 0, tokenizer, (SELECT id FROM owners WHERE name = :owner), 'f',
+          '{"base": "starter"}'
         FROM model_versions WHERE name = 'starter' RETURNING id""")
     offer = text("INSERT INTO offers (worker, name, version_id, slots) VALUES ('worker', :name, :id, 8)")
     with database.transaction() as connection:
@@ -106,7 +107,11 @@ def test_a_fine_tuned_model_is_its_owners_alone(
     with opened(settings) as app:
         owner, stranger = Caller(app, key), Caller(app, foreign_key)
         assert owner.get(f"/v1/models/{name}").get_json()["id"] == name
-        assert name in [model["id"] for model in owner.get("/v1/models").get_json()["data"]]
+        shown = {model["id"]: model for model in owner.get("/v1/models").get_json()["data"]}
+        assert shown[name] == owner.get(f"/v1/models/{name}").get_json()
+        assert shown[name]["lineage"] == {"base": "starter"}
+        assert shown[name]["owned_by"].startswith("org-")
+        assert "lineage" not in shown["starter"]
         assert name not in stranger.get("/v1/models").text
         assert name not in Caller(app, None).get("/readyz").text
         for answer in (
@@ -168,3 +173,44 @@ def test_the_artifacts_of_a_deleted_model_are_looked_at(
         assert Caller(app, key).delete(f"/v1/models/{name}").status_code == 200
     with offered.transaction() as connection:
         assert connection.execute(text("SELECT artifact FROM loose_artifacts")).scalars().all() == [artifact]
+
+
+def test_a_model_under_an_adapter_is_not_deleted(settings: Settings, offered: Database, key: str) -> None:
+    name = fine_tune(offered, "somebody")
+    over = text("""
+        INSERT INTO model_versions (name, digest, quantization, parameters, context, vocab_size, eos_token_id,
+          tokenizer, owner_id, job_id, base)
+        SELECT 'ft:over', 'o', 'int8', 1, 64, 300, 0, tokenizer, owner_id, job_id, name
+        FROM model_versions WHERE name = :name""")
+    with offered.transaction() as connection:
+        connection.execute(over, {"name": name})
+    with opened(settings) as app:
+        caller = Caller(app, key)
+        error = the_error(caller.delete(f"/v1/models/{name}"), 409, "model_in_use")
+        assert error["message"] == (
+            f"The model '{name}' is the base of the adapter 'ft:over'. Delete that one first."
+        )
+        assert caller.delete("/v1/models/ft:over").status_code == 200, "offered by nobody, but there"
+        assert caller.delete(f"/v1/models/{name}").status_code == 200
+
+
+def test_a_model_that_was_published_just_now_is_awaited(
+    settings: Settings, offered: Database, key: str, foreign_key: str
+) -> None:
+    name = fine_tune(offered, "somebody")
+    with offered.transaction() as connection:
+        connection.execute(text("DELETE FROM offers WHERE name = :name"), {"name": name})
+    with opened(settings) as app:
+        owner, stranger = Caller(app, key), Caller(app, foreign_key)
+        the_error(stranger.get(f"/v1/models/{name}"), 404, "model_not_found")
+        the_error(owner.get("/v1/models/ft:nope%00"), 404, "model_not_found")
+        for answer in (owner.get(f"/v1/models/{name}"), owner.post("/v1/completions", model=name)):
+            the_error(answer, 503, "model_loading")
+        with offered.transaction() as connection:
+            offer = text("""
+                INSERT INTO offers (worker, name, version_id, slots)
+                SELECT 'worker', name, id, 8 FROM model_versions WHERE name = :name""")
+            connection.execute(offer, {"name": name})
+        assert owner.get(f"/v1/models/{name}").status_code == 200, (
+            "at once, though web remembers for a second"
+        )
