@@ -90,7 +90,7 @@ class Shape:
             shape = cls(layers, max(1, width // 64), width, n_positions, vocab_size)
             return abs(shape.parameters - parameters), abs(math.log(64 * layers / width)), shape
 
-        widest = max(8, parameters // (vocab_size + n_positions))
+        widest = max(8, min(parameters // (vocab_size + n_positions), math.isqrt(parameters // 12)))
         return min((fit(width) for width in range(8, widest + 8, 8)), key=lambda one: one[:2])[2]
 
 

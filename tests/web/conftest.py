@@ -25,6 +25,7 @@ from jobs.settings import Settings
 from jobs.signals import ENDED
 from jobs.tables import jobs
 from web import create_app
+from web.desk import Desk
 
 CONTEXT = 64
 VOCABULARY = 300
@@ -245,6 +246,14 @@ class FakeWorker:
             self._thread.join()
         self._signals.close()
         self._database.close()
+
+
+@pytest.fixture
+def desk(settings: Settings, offered: Database) -> Iterator[Desk]:
+    """What the clerk holds open."""
+    made = Desk.open(settings)
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """`/v1/fine_tuning`: accepted, waiting for its files, paused, cancelled, watched."""
 
 import json
-from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 
@@ -27,21 +26,18 @@ OPENAIS = ("n_epochs", "batch_size", "learning_rate_multiplier")
 
 
 def a_file(
-    database: Database, settings: Settings, purpose: str = "fine-tune", owner: str = "somebody"
+    database: Database,
+    settings: Settings,
+    purpose: str = "fine-tune",
+    content: bytes = b'{"text": "a"}\n',
+    owner: str = "somebody",
 ) -> str:
     """A file that nobody has read yet."""
-    artifact = ArtifactStore(settings.artifacts).put(b'{"text": "a"}\n')
+    artifact = ArtifactStore(settings.artifacts).put(content)
     with database.transaction() as connection:
-        mine = text("SELECT id FROM owners WHERE name = 'somebody'")
-        owner_id = connection.execute(mine).scalar_one()
-        return create_file(connection, NewFile(owner_id, "a.jsonl", purpose, 14, artifact)).id
-
-
-@pytest.fixture
-def desk(settings: Settings, offered: Database) -> Iterator[Desk]:
-    made = Desk.open(settings)
-    yield made
-    made.close()
+        theirs = text("SELECT id FROM owners WHERE name = :name")
+        owner_id = connection.execute(theirs, {"name": owner}).scalar_one()
+        return create_file(connection, NewFile(owner_id, "a.jsonl", purpose, len(content), artifact)).id
 
 
 def read(desk: Desk, file_id: str, errors: list[dict[str, Any]] | None = None) -> None:
@@ -62,7 +58,7 @@ def file_id(caller: Caller, offered: Database, settings: Settings) -> str:
 
 
 def create(caller: Caller, file_id: str, **more: Any) -> dict[str, Any]:
-    answer = caller.post(JOBS, model="starter", training_file=file_id, **more)
+    answer = caller.post(JOBS, **{"model": "starter", "training_file": file_id} | more)
     assert answer.status_code == 200, answer.text
     made: dict[str, Any] = answer.get_json()
     return made
