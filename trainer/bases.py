@@ -21,6 +21,7 @@ from jobs.database import Database
 from jobs.errors import ModelUnavailable
 from jobs.published import Published
 from jobs.settings import ModelSource, Settings
+from trainer import tokenizing
 
 _ADAPTER = "adapter_config.json"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -82,12 +83,16 @@ class Bases:
         raise ModelUnavailable(f"The adapter '{source.name}' is over '{under}', which is not in MODELS.")
 
     def _digest(self, name: str, folder: Path) -> str:
-        """As the workers offer it; where none does, of the folder's own files."""
+        """As the workers offer it, or would: they refuse an adapter over other weights than theirs."""
         with self._database.transaction() as connection:
             offer = catalog.listing(connection).get(name)
         if offer is not None and offer.version is not None:
             return offer.version.digest
-        return digests.of_files(sorted(folder.glob("*.safetensors")))
+        weights = sorted(folder.glob("*.safetensors"))
+        if (folder / _ADAPTER).is_file():  # it is merged into its base: no worker asks for this one
+            return digests.of_files(weights)
+        held = {path.name: digests.sha256(path) for path in (folder / digests.CONFIG, *weights)}
+        return digests.of_model(held, digests.tokenizer_json(tokenizing.read(folder)))
 
     def _trained_here(self, found: Published) -> Base:
         root = str(found.lineage.get("root", found.version.name))

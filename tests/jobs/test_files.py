@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import delete, func, insert, select, text, update
 
-from jobs import catalog, files, submission, sweeper
+from jobs import catalog, files, published, submission, sweeper
 from jobs.artifacts import ArtifactStore
 from jobs.attempts import STANDARD, NewJob
 from jobs.database import Database
 from jobs.files import FileRecord, NewFile
 from jobs.lines import Flaw
+from jobs.published import Published
 from jobs.settings import Settings
-from jobs.tables import batches, loose_artifacts
+from jobs.tables import batches, checkpoint_files, checkpoints, loose_artifacts
 from jobs.tables import files as rows
 from tests.conftest import ROOT, wait_for
 from tests.jobs import samples
@@ -155,6 +156,34 @@ def test_expired_files_go_unless_a_batch_needs_them(
     assert files.prune(database, store) == 1
     with database.transaction() as connection:
         assert set(connection.execute(select(rows.c.id)).scalars()) == {kept.id, needed.id}
+
+
+def test_the_files_of_models_and_checkpoints_stay_until_their_rows_are_gone(
+    database: Database, store: ArtifactStore, owner: int, tmp_path: Path
+) -> None:
+    (path := tmp_path / "weights").write_bytes(b"numbers")
+    weights = files.keep_file(database, store, path)
+    (path := tmp_path / "optimizer").write_bytes(b"state")
+    state = files.keep_file(database, store, path)
+    new = Published(samples.version("ft:a"), owner, "ftjob-1", {}, None, {"model.safetensors": weights})
+    with database.transaction() as connection:
+        published.publish(connection, new)
+        submission.submit(connection, samples.new(owner, "ftjob-1"))
+        made = {"id": "c", "job_id": "ftjob-1", "step": 1, "model": "ft:a", "metrics": {}}
+        connection.execute(insert(checkpoints).values(**made))
+        held = {"checkpoint_id": "c", "path": "optimizer.pt", "artifact": state}
+        connection.execute(insert(checkpoint_files).values(**held))
+    age(database, since=2 * HOUR)
+    files.prune(database, store)
+    assert there(store, weights)
+    assert there(store, state)
+    with database.transaction() as connection:
+        files.loosen(connection, [state, *published.remove(connection, "ft:a")])
+        connection.execute(delete(checkpoints))
+    age(database, since=2 * HOUR)
+    files.prune(database, store)
+    assert not there(store, weights)
+    assert not there(store, state)
 
 
 def test_two_files_of_equal_bytes_share_them_until_the_second_has_gone(

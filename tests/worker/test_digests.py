@@ -7,8 +7,12 @@ from tokenizers import Tokenizer
 from transformers import GPT2LMHeadModel
 
 from jobs import digests
+from jobs.artifacts import ArtifactStore
+from jobs.database import Database
+from jobs.settings import Settings
 from tests.worker.conftest import write_folder
 from tests.worker.lanes import TINY, lora, write_adapter
+from trainer.bases import Bases
 from worker.adapters import read_adapter
 from worker.loading import describe, load
 
@@ -31,6 +35,15 @@ def test_a_model_is_named_by_its_configuration_weights_and_tokenizer(
     assert of(folder) == describe(str(folder), "bf16", "cpu", files=artifacts(folder)).digest
     (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
     assert of(folder) == describe(str(folder), None, "cpu").digest
+
+
+def test_a_trainer_knows_a_base_that_no_worker_offers_by_the_same_name(
+    tmp_path: Path, gpt2: GPT2LMHeadModel, tokenizer: Tokenizer, database: Database, settings: Settings
+) -> None:
+    folder = write_folder(tmp_path / "whole", gpt2, tokenizer)
+    config = settings.model_copy(update={"models": f"mine={folder}"})
+    bases = Bases(config, database, ArtifactStore(config.artifacts), tmp_path)
+    assert bases.find("mine", 1).digest == describe(str(folder), None, "cpu").digest
 
 
 def test_shards_count_in_the_order_of_their_names(
