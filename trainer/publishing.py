@@ -14,6 +14,7 @@ from jobs.artifacts import ArtifactStore
 from jobs.catalog import ModelVersion
 from jobs.database import Database
 from jobs.published import Published
+from trainer import tokenizing
 from trainer.bases import Base
 from trainer.workplace import Prepared
 
@@ -70,7 +71,6 @@ def version(
     is_adapter = (folder / _ADAPTER).is_file()
     shape_of = prepared.base.folder if is_adapter and prepared.base else folder
     config = json.loads((shape_of / "config.json").read_bytes())
-    template = folder / _TEMPLATE
     of_model = {path: held[path] for path in _MODEL_FILES if path in held}
     return Published(
         version=ModelVersion(
@@ -82,7 +82,7 @@ def version(
             vocab_size=config["vocab_size"],
             eos_token_id=_first(config["eos_token_id"]),
             tokenizer=held["tokenizer.json"],
-            chat_template=template.read_text() if template.is_file() else None,
+            chat_template=_template(folder),
             slots=1,
         ),
         owner_id=prepared.owner_id,
@@ -91,6 +91,12 @@ def version(
         base=prepared.model if is_adapter else None,
         files=of_model,
     )
+
+
+def _template(folder: Path) -> str | None:
+    """As a worker would read it: behind the special tokens that it may name."""
+    template = tokenizing.chat_template(folder)
+    return None if template is None else tokenizing.named(template, tokenizing.config_of(folder))
 
 
 def _digest(folder: Path, held: Mapping[str, str], under: Base | None) -> str:
