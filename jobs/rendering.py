@@ -96,11 +96,14 @@ def divisible(layout: Layout) -> bool:
     return layout is Layout.TEXT
 
 
+def is_rendered(layout: Layout) -> bool:
+    """Whether a chat template writes what a model reads of it."""
+    return layout in (Layout.CHAT, Layout.ALPACA)
+
+
 def template_for(layout: Layout, base_template: str | None) -> str | None:
     """The chat template that a model has after learning data of this layout: that of its base, if any."""
-    if layout in (Layout.CHAT, Layout.ALPACA):
-        return base_template or DEFAULT_CHAT_TEMPLATE
-    return base_template
+    return base_template or DEFAULT_CHAT_TEMPLATE if is_rendered(layout) else base_template
 
 
 def encode(stream: BinaryIO, filename: str, reader: Reader) -> Iterator[Encoded | Flaw]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from jobs import finetunes, packing, plan, trainers
+from jobs import finetunes, packing, plan, rendering, trainers
 from jobs.artifacts import ArtifactStore
 from jobs.files import FileRecord
 from jobs.finetune_input import Precision
@@ -171,5 +171,5 @@ def _warnings(
         contents["training_file"], wanted.work, block
     ):
         yield "There is too little data to evaluate with some of it, so there will be no validation loss."
-    if not contents["training_file"].divisible and learner.chat_template is None:
+    if rendering.is_rendered(contents["training_file"].layout) and learner.chat_template is None:
         yield "The model has no chat template, so what it learns here is written as Penstock's own."

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from sqlalchemy import func, select
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from sqlalchemy import delete, func, select
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers.trainers import BpeTrainer
 from werkzeug.serving import make_server
 from werkzeug.test import Client, TestResponse
 
-from jobs import catalog, execution, keys, lifecycle
+from jobs import catalog, execution, keys, lifecycle, tables, trainers
 from jobs.artifacts import ArtifactStore
 from jobs.attempts import ClaimedJob
 from jobs.catalog import ModelVersion
@@ -24,6 +25,7 @@ from jobs.queue import QueueName, make_signals
 from jobs.settings import Settings
 from jobs.signals import ENDED
 from jobs.tables import jobs
+from jobs.trainers import Trainer
 from web import create_app
 from web.desk import Desk
 
@@ -46,7 +48,7 @@ def tokenizer() -> Tokenizer:
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
+    trainer = BpeTrainer(
         vocab_size=VOCABULARY,
         special_tokens=["<|endoftext|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -254,6 +256,20 @@ def desk(settings: Settings, offered: Database) -> Iterator[Desk]:
     made = Desk.open(settings)
     yield made
     made.close()
+
+
+@pytest.fixture
+def report(offered: Database) -> Iterator[Callable[..., None]]:
+    """Let a trainer say what it can do."""
+
+    def say(refused: dict[str, str] | None = None, memory: int = 2**40, **more: Any) -> None:
+        known = {"device": "cpu", "precisions": ["bf16", "fp32"], "calibration": {}} | more
+        with offered.transaction() as connection:
+            trainers.report(connection, Trainer(name="t", refused=refused or {}, memory=memory, **known))
+
+    yield say
+    with offered.transaction() as connection:
+        connection.execute(delete(tables.trainers))
 
 
 @pytest.fixture

@@ -1,17 +1,14 @@
 """What may be asked of a fine-tune, and what is said where parts of it do not go together."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import delete
 
-from jobs import records, trainers
+from jobs import records
 from jobs.database import Database
 from jobs.finetune_input import FinetuneInput, Hyperparameters
 from jobs.settings import Settings
-from jobs.tables import trainers as rows
-from jobs.trainers import Trainer
 from tests.web.conftest import CONTEXT, Caller, the_error
 from tests.web.test_fine_tuning import JOBS, a_file, create
 
@@ -24,20 +21,6 @@ SMALL = {"n_layer": 1, "n_head": 2, "n_embd": 8, "n_positions": 32}
 @pytest.fixture
 def file_id(caller: Caller, offered: Database, settings: Settings) -> str:
     return a_file(offered, settings)
-
-
-@pytest.fixture
-def report(database: Database) -> Iterator[Callable[..., None]]:
-    """Let a trainer say what it can do."""
-
-    def say(refused: dict[str, str] | None = None, memory: int = 2**40, **more: Any) -> None:
-        known = {"device": "cpu", "precisions": ["bf16", "fp32"], "calibration": {}} | more
-        with database.transaction() as connection:
-            trainers.report(connection, Trainer(name="t", refused=refused or {}, memory=memory, **known))
-
-    yield say
-    with database.transaction() as connection:
-        connection.execute(delete(rows))
 
 
 def asked(hyperparameters: dict[str, Any], **more: Any) -> dict[str, Any]:
