@@ -108,6 +108,7 @@ class Settings(BaseSettings):
 
     trainer_nproc: int = Field(default=0, ge=0)  # processes of one training; 0: one per GPU, or one
     trainer_nnodes: int = Field(default=1, ge=1)  # hosts of one training
+    trainer_node: int = Field(default=0, ge=0)  # 0: this host's trainer claims; others join it
     trainer_rendezvous: OptionalText = None  # host:port of the first of several hosts
 
     web_processes: int = Field(default=1, ge=1)
@@ -193,6 +194,11 @@ def read() -> Settings:
         raise BadSetting(
             f"HEARTBEAT_SECONDS ({settings.heartbeat_seconds:g}) must be at most half of LEASE_SECONDS "
             f"({settings.lease_seconds:g}), or one late heartbeat would lose every job."
+        )
+    if settings.trainer_nnodes > 1 and settings.trainer_rendezvous is None:
+        raise BadSetting(
+            f"TRAINER_NNODES is {settings.trainer_nnodes}, so all of these hosts must know where to meet:"
+            " set TRAINER_RENDEZVOUS to host:port of the first."
         )
     if settings.rows_per_step <= settings.slots:
         raise BadSetting(

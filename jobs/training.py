@@ -5,14 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from jobs import files, lifecycle, published
-from jobs.attempts import Claim
+from jobs.attempts import Claim, ClaimedJob
 from jobs.published import Published
 from jobs.states import State
 from jobs.tables import checkpoint_files, checkpoints, job_events, jobs
+
+GATHERING = "gathering"
+"""In a job's progress: {attempt, step}, where its other hosts are to join."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,14 @@ class NewCheckpoint:
 
 
 @dataclass(frozen=True)
+class Gathering:
+    """An attempt that waits for its other hosts, and the checkpoint from which all of them go on."""
+
+    job: ClaimedJob
+    step: int | None
+
+
+@dataclass(frozen=True)
 class Work:
     """What a trainer needs to know of a job beside its input."""
 
@@ -49,6 +60,18 @@ def read(connection: Connection, job_id: str) -> Work:
     """The row of a job that was claimed."""
     row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one()
     return Work(row.owner_id, row.model, row.paused_at is not None, row.progress or {})
+
+
+def gatherings(connection: Connection) -> list[Gathering]:
+    """The attempts of several hosts that run, the oldest claim first."""
+    running = (jobs.c.queue == "train", jobs.c.state == literal_column("'running'"))
+    rows = connection.execute(select(jobs).where(*running).order_by(jobs.c.started_at)).all()
+    found = [(row, (row.progress or {}).get(GATHERING)) for row in rows]
+    return [
+        Gathering(ClaimedJob(Claim(row.id, row.attempt), row.model, row.input, row.failures), told["step"])
+        for row, told in found
+        if told is not None and told["attempt"] == row.attempt
+    ]
 
 
 def is_paused(connection: Connection, claim: Claim) -> bool:

@@ -12,7 +12,7 @@ from stack import ROOT
 _PROMPT = "Penstock "
 _TOKENS = 48
 _SECONDS = 300  # at the most
-_EPOCHS, _RATE = 6, 2.0
+_EPOCHS, _RATE = 2, 4.0
 _WIDTH = 52  # characters of a column
 _DONE = {"succeeded", "failed", "cancelled"}
 
@@ -79,8 +79,9 @@ def _watch(api: Api, job_id: str) -> list[float]:
         for event in _new_events(api, job_id, seen):
             seen = event["id"]
             data = event["data"]
-            if event["type"] == "metrics":
-                losses += [data["train_loss"]] if data.get("train_loss") is not None else []
+            if data.get("train_loss") is not None:
+                losses.append(data["train_loss"])
+            if data.get("valid_loss") is not None or len(losses) == 1:
                 print(_row(data), flush=True)
         if status in _DONE:
             return losses

@@ -70,12 +70,14 @@ class Attempt:
         store: ArtifactStore,
         workplace: Workplace,
         child: Callable[[Path], Child],
+        gathers: bool = False,
     ) -> None:
-        """`child` starts the training whose folder is prepared."""
+        """`child` starts the training whose folder is prepared; `gathers`: other hosts are to join it."""
         self.claim = job.claim
         self._job = job
         self._database, self._store, self._workplace = database, store, workplace
         self._start = child
+        self._gathers = gathers
         self._wishes: set[Wish] = set()
         self._wished = threading.Event()
         self._phase = "loading"
@@ -143,6 +145,8 @@ class Attempt:
         relay = Relay(self._database, self.claim, prepared.progress)
         if (step := prepared.resume_step) is not None:
             relay.say(f"The training goes on from its checkpoint of step {step}.")
+        if self._gathers:
+            relay.gather(self.claim.attempt, prepared.resume_step)
         child = self._start(prepared.folder)
         try:
             return self._follow(child, prepared, relay)

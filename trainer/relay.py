@@ -56,6 +56,11 @@ class Relay:
         self._events.append(NewEvent(message, level))
         self._news = True
 
+    def gather(self, attempt: int, step: int | None) -> None:
+        """Tell the other hosts that they are to join, and from which checkpoint all go on."""
+        self._note(**{training.GATHERING: {"attempt": attempt, "step": step}})
+        self.flush(at_once=True)
+
     def flush(self, at_once: bool = False) -> bool:
         """Write what has come together, if it is time; False: the claim is lost."""
         if not self._news or (not at_once and time.monotonic() - self._flushed_at < _EVERY):

@@ -24,6 +24,7 @@ from trainer.spec import SPEC, Data, Spec
 log = structlog.get_logger(__name__)
 
 _DATA = "files"
+_NEWEST = -1  # no step of a checkpoint
 _MODELS = "models"
 
 
@@ -58,8 +59,12 @@ class Workplace:
         """A job's folder, there or not."""
         return self._root / job_id
 
-    def prepare(self, job: ClaimedJob, still_wanted: Callable[[], None]) -> Prepared:
+    def prepare(
+        self, job: ClaimedJob, still_wanted: Callable[[], None], resume: int | None = _NEWEST
+    ) -> Prepared:
         """Bring everything together; `still_wanted` raises where it is no longer worth it.
+
+        `resume` is the step of the checkpoint to go on from, where somebody else has chosen it.
 
         Raises:
             JobError: a file or the base model cannot be had.
@@ -78,7 +83,7 @@ class Workplace:
             judged = self._data(folder, row.owner_id, work.validation_file, InvalidValidationFile)
         tokenizer = self._bases.find(work.tokenizer, row.owner_id).folder if work.tokenizer else None
         still_wanted()
-        step = self._newest_checkpoint(folder, job.claim.job_id)
+        step = self._newest_checkpoint(folder, job.claim.job_id, resume)
         spec = Spec(
             folder=folder,
             attempt=job.claim.attempt,
@@ -138,11 +143,16 @@ class Workplace:
             aside.rename(path)
         return Data(path=path, filename=record.filename, sha256=record.artifact)
 
-    def _newest_checkpoint(self, folder: Path, job_id: str) -> int | None:
-        """The step of the newest whose manifest verifies, of this host's and of those in the store."""
+    def _newest_checkpoint(self, folder: Path, job_id: str, wanted: int | None) -> int | None:
+        """The step of the newest whose manifest verifies, of this host's and of those in the store.
+
+        Where one is wanted, that one or none.
+        """
         with self._database.transaction() as connection:
             kept = training.kept(connection, job_id)
         for step in sorted({*checkpoint.steps(folder), *kept}, reverse=True):
+            if wanted not in (_NEWEST, step):
+                continue
             path = checkpoint.folder_of(folder, step)
             if checkpoint.is_whole(path) or (step in kept and self._fetched(kept[step], path, step)):
                 return step
