@@ -1,91 +1,56 @@
 """`make demo`: generations and a fine-tune on one machine, from the first request to the last token."""
 
 import json
-import os
 import shutil
-import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
-from jobs import settings
 from jobs.errors import BadSetting
-from jobs.settings import Settings
-from stack import lesson
-from stack.up import address, available, wait_for_models
+from stack import lesson, private
+from stack.api import Client, Refused
+from stack.lesson import DemoFailed
+from stack.private import StackFailed
 
 JOBS = 32
 _LENGTHS = (16, 32, 48, 64, 96, 128, 160, 192)  # tokens
 _CANCELLED = 0  # the job that is cancelled while it runs; it has the longest way to go
 _CANCELLED_LENGTH = 384  # tokens
 _PROMPTS = ("\ndef ", "\nclass ", "\nimport ", '\n"""', "\nfor ", "\n# ", "\nif __name__", "\nreturn ")
-_START_SECONDS = 180
 _RUN_SECONDS = 300
 _DONE = {"completed", "incomplete", "failed", "cancelled"}
 
 
-class DemoFailed(Exception):
-    """Something that the demo promises did not happen."""
+def submit(client: Client, model: str, number: int) -> str:
+    """One generation in the background; return its id."""
+    length = _CANCELLED_LENGTH if number == _CANCELLED else _LENGTHS[number % len(_LENGTHS)]
+    body = {
+        "model": model,
+        "input": _PROMPTS[number % len(_PROMPTS)],
+        "background": True,
+        "max_output_tokens": length,
+        "ignore_eos": True,
+        "temperature": 0.7,
+        "seed": number,
+    }
+    return str(client.call("POST", "/v1/responses", body)["id"])
 
 
-class Client:
-    """The few requests that the demo sends."""
-
-    def __init__(self, url: str, key: str) -> None:
-        self._url = url
-        self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-
-    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Send one request; a refusal raises DemoFailed with the server's own sentence."""
-        return self._send(method, path, None if body is None else json.dumps(body).encode(), self._headers)
-
-    def upload(self, name: str, content: bytes, purpose: str) -> str:
-        """Send one file; return its id."""
-        body, kind = lesson.multipart({"purpose": purpose}, name, content)
-        return str(self._send("POST", "/v1/files", body, self._headers | {"Content-Type": kind})["id"])
-
-    def _send(self, method: str, path: str, data: bytes | None, headers: dict[str, str]) -> dict[str, Any]:
-        request = urllib.request.Request(f"{self._url}{path}", data, headers, method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                found: dict[str, Any] = json.load(answer)
-                return found
-        except urllib.error.HTTPError as error:
-            raise DemoFailed(f"{method} {path}: {error.read().decode()}") from None
-
-    def submit(self, model: str, number: int) -> str:
-        """One generation in the background; return its id."""
-        length = _CANCELLED_LENGTH if number == _CANCELLED else _LENGTHS[number % len(_LENGTHS)]
-        body = {
-            "model": model,
-            "input": _PROMPTS[number % len(_PROMPTS)],
-            "background": True,
-            "max_output_tokens": length,
-            "ignore_eos": True,
-            "temperature": 0.7,
-            "seed": number,
-        }
-        return str(self.call("POST", "/v1/responses", body)["id"])
-
-    def newest(self) -> dict[str, dict[str, Any]]:
-        """The newest jobs by id."""
-        return {job["id"]: job for job in self.call("GET", "/v1/responses?limit=100")["data"]}
+def newest(client: Client) -> dict[str, dict[str, Any]]:
+    """The newest jobs by id."""
+    return {job["id"]: job for job in client.call("GET", "/v1/responses?limit=100")["data"]}
 
 
 def run(client: Client, model: str) -> tuple[list[dict[str, Any]], float]:
     """Submit, poll, cancel one; return the final objects in order and the seconds from first to last."""
     began = time.monotonic()
-    ids = [client.submit(model, number) for number in range(JOBS)]
+    ids = [submit(client, model, number) for number in range(JOBS)]
     cancelled = False
     while True:
-        jobs = client.newest()
+        jobs = newest(client)
         if not cancelled and jobs[ids[_CANCELLED]]["status"] == "in_progress":
             client.call("POST", f"/v1/responses/{ids[_CANCELLED]}/cancel")
             cancelled = True
@@ -133,56 +98,17 @@ def _tokens(job: dict[str, Any]) -> int:
     return int(job["usage"]["output_tokens"])
 
 
-def _environment(folder: Path) -> dict[str, str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    own = {"VAR_DIR": str(folder), "PORT": str(port), "HOST": "127.0.0.1"}
-    for name in ("DATABASE_URL", "REDIS_URL", "ARTIFACTS_URL"):
-        own[name] = ""  # blank: embedded, whatever .env says
-    return {**os.environ, **own}
-
-
-def _wait_until_up(stack: "subprocess.Popen[str]", config: Settings) -> str:
-    """Wait until no model is being loaded any more; return the first that is there."""
-    ready = wait_for_models(address(config), _START_SECONDS, lambda: stack.poll() is None)
-    if ready is None:
-        raise DemoFailed("the stack did not start")
-    if not (names := available(ready)):
-        raise DemoFailed(f"no model is available: {ready}")
-    return names[0]
-
-
 def _demo(folder: Path) -> None:
-    environment = _environment(folder)
-    os.environ.update(environment)
-    config = settings.read()
-    print(f"starting a stack at {address(config)} ...", flush=True)
-    began = time.monotonic()
-    log = (folder / "up.log").open("w")
-    stack = subprocess.Popen(
-        [sys.executable, "-m", "stack.up"], env=environment, stdout=log, stderr=log, text=True
-    )
-    try:
-        model = _wait_until_up(stack, config)
+    print("starting a stack of its own ...", flush=True)
+    with private.running(folder) as stack:
         print(
-            f"up after {time.monotonic() - began:.1f} s, model {model}; submitting {JOBS} generations\n",
+            f"up after {stack.seconds:.1f} s, model {stack.model}; submitting {JOBS} generations\n",
             flush=True,
         )
-        made = subprocess.run(
-            [sys.executable, "-m", "stack.key"], env=environment, capture_output=True, text=True, check=True
-        )
-        client = Client(address(config), made.stdout.strip())
-        jobs, seconds = run(client, model)
+        jobs, seconds = run(stack.client, stack.model)
         report(jobs, seconds)
         check(jobs)
-        lesson.teach(client, model)
-    finally:
-        stack.send_signal(signal.SIGTERM)
-        ended = stack.wait(timeout=config.drain_seconds + 10)
-        log.close()
-    if ended != 0:
-        raise DemoFailed(f"the stack ended with {ended}")
+        lesson.teach(stack.client, stack.model)
 
 
 def main() -> int:
@@ -190,7 +116,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="penstock-demo-"))
     try:
         _demo(folder)
-    except (DemoFailed, lesson.LessonFailed) as error:
+    except (DemoFailed, Refused, StackFailed) as error:
         print(f"\ndemo failed: {error}\nlogs: {folder}", file=sys.stderr)
         return 1
     except BadSetting as error:

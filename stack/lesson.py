@@ -1,13 +1,13 @@
 """The demo's fine-tune: the starter learns this repository's documentation, and says what it says then."""
 
-import secrets
 import sys
 import textwrap
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from stack import ROOT
+from stack.api import Client
 
 _PROMPT = "Penstock "
 _TOKENS = 48
@@ -17,22 +17,12 @@ _WIDTH = 52  # characters of a column
 _DONE = {"succeeded", "failed", "cancelled"}
 
 
-class Api(Protocol):
-    """What the lesson needs of the demo's client."""
-
-    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Send one request; return what it was answered."""
-
-    def upload(self, name: str, content: bytes, purpose: str) -> str:
-        """Send one file; return its id."""
+class DemoFailed(Exception):
+    """Something that the demo promises did not happen."""
 
 
-class LessonFailed(Exception):
-    """The fine-tune did not do what the demo promises."""
-
-
-def teach(api: Api, model: str) -> None:
-    """Fine-tune, show how the loss falls, and what both models say; raises LessonFailed."""
+def teach(api: Client, model: str) -> None:
+    """Fine-tune, show how the loss falls, and what both models say; raises DemoFailed."""
     before = _says(api, model)
     file_id = api.upload("documentation.md", _documentation(), "fine-tune")
     began = time.monotonic()
@@ -54,9 +44,9 @@ def teach(api: Api, model: str) -> None:
     losses = _watch(api, job["id"])
     ended = api.call("GET", f"/v1/fine_tuning/jobs/{job['id']}")
     if ended["status"] != "succeeded":
-        raise LessonFailed(f"{job['id']} is {ended['status']}: {ended['error']}")
+        raise DemoFailed(f"{job['id']} is {ended['status']}: {ended['error']}")
     if len(losses) < 2 or losses[-1] >= losses[0]:
-        raise LessonFailed(f"the training loss did not fall: {losses}")
+        raise DemoFailed(f"the training loss did not fall: {losses}")
     name, seconds = ended["fine_tuned_model"], time.monotonic() - began
     print(f"\n{ended['trained_tokens']:,} tokens in {seconds:.1f} s, start and end included: {name}\n")
     _print_columns(("before", before), ("after", _says(api, name)))
@@ -68,7 +58,7 @@ def _documentation() -> bytes:
     return "\n\n".join(path.read_text() for path in paths).encode()
 
 
-def _watch(api: Api, job_id: str) -> list[float]:
+def _watch(api: Client, job_id: str) -> list[float]:
     """Print the metrics as they come; return the training losses."""
     print(f"{'step':>9}  {'training loss':>13}  {'validation loss':>15}  {'tokens/s':>8}")
     losses: list[float] = []
@@ -86,11 +76,11 @@ def _watch(api: Api, job_id: str) -> list[float]:
         if status in _DONE:
             return losses
         if time.monotonic() > deadline:
-            raise LessonFailed(f"{job_id} is not done after {_SECONDS} s")
+            raise DemoFailed(f"{job_id} is not done after {_SECONDS} s")
         time.sleep(0.2)
 
 
-def _new_events(api: Api, job_id: str, seen: str | None) -> Iterator[dict[str, Any]]:
+def _new_events(api: Client, job_id: str, seen: str | None) -> Iterator[dict[str, Any]]:
     """Those since the event `seen`, the oldest first."""
     page = api.call("GET", f"/v1/fine_tuning/jobs/{job_id}/events?limit=100")["data"]
     ids = [event["id"] for event in page]
@@ -105,7 +95,7 @@ def _row(data: dict[str, Any]) -> str:
     return f"{step:>9}  {train:>13}  {valid:>15}  {'' if rate is None else f'{rate:,.0f}':>8}"
 
 
-def _says(api: Api, model: str) -> str:
+def _says(api: Client, model: str) -> str:
     body = {"model": model, "input": _PROMPT, "max_output_tokens": _TOKENS, "temperature": 0.7, "seed": 1}
     answer = api.call("POST", "/v1/responses", body)
     return _PROMPT + "".join(part["text"] for item in answer["output"] for part in item["content"])
@@ -122,15 +112,3 @@ def _print_columns(left: tuple[str, str], right: tuple[str, str]) -> None:
 def _wrapped(text: str) -> list[str]:
     lines = [textwrap.wrap(line, _WIDTH, drop_whitespace=False) or [""] for line in text.splitlines()]
     return [part for line in lines for part in line]
-
-
-def multipart(fields: dict[str, str], name: str, content: bytes) -> tuple[bytes, str]:
-    """A form with one file as a body, and its content type."""
-    boundary = secrets.token_hex(16)
-    parts = [
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{value}\r\n'
-        for field, value in fields.items()
-    ]
-    head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
-    body = "".join(parts).encode() + head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
-    return body, f"multipart/form-data; boundary={boundary}"
