@@ -98,7 +98,7 @@ class Export:
         own = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(self._config.threads)}
         answer = export_process.run(_WRITER, self._folder, self._check, own)
         if answer is None:
-            log.error("export died", job_id=self.claim.job_id, log=export_process.last_words(self._folder))
+            self._complain("export died")
             said = "The export's process died, perhaps for want of memory; the trainer's log has more."
             raise Unexpected(said)
         if (error := _error(answer)) is not None:
@@ -122,9 +122,11 @@ class Export:
         own = {hub.TOKEN: self._config.hf_token}
         answer = export_process.run(_PUSHER, self._folder, self._check, own)
         if answer is None:
-            log.error("push died", job_id=self.claim.job_id, log=export_process.last_words(self._folder))
+            self._complain("push died")
             said = "The push to the Hub broke off; the trainer's log has more. Export it again."
             return Answer(code=HubFailed.code, message=said)
+        if answer.code is not None:
+            self._complain("push failed")
         return answer
 
     def _end(self, archive: NewFile, answer: Answer) -> None:
@@ -143,6 +145,9 @@ class Export:
             wish = next((one for one in Wish if one in self._wishes), None)
         if wish is not None:
             raise Interrupted(wish)
+
+    def _complain(self, what: str) -> None:
+        log.error(what, job_id=self.claim.job_id, log=export_process.last_words(self._folder))
 
     def _outcome(self, wish: Wish) -> dict[str, Any] | BaseException | None:
         log.info("export interrupted", job_id=self.claim.job_id, wish=str(wish))

@@ -73,6 +73,8 @@ class Exporter:
         self._keeper.stop()
         self._listener.close()
         self._signals.close()
+        if not self._thread.is_alive():
+            self._database.close()
 
     def _run(self) -> None:
         """Claim, export, settle; sleep until woken."""

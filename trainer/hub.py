@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -9,6 +10,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
     HfHubHTTPError,
     HFValidationError,
     HTTPError,
+    OfflineModeIsEnabled,
 )
 
 from jobs.errors import HubFailed
@@ -79,6 +81,7 @@ def push(api: HfApi, order: Order) -> Answer:
         if order.space is not None:
             space = push_space(api, order)
     except HubFailed as error:
+        traceback.print_exception(error)  # its cause, for the trainer's log
         return Answer(code=error.code, message=str(error), hub=hub, space=space)
     return Answer(hub=hub, space=space)
 
@@ -86,6 +89,8 @@ def push(api: HfApi, order: Order) -> Answer:
 def _failure(name: str, error: Exception) -> HubFailed:
     if isinstance(error, HFValidationError):
         return HubFailed(f"'{name}' is no name of a repository of the Hub: {error}")
+    if isinstance(error, OfflineModeIsEnabled):
+        return HubFailed(f"HF_HUB_OFFLINE is set for the trainer, so '{name}' was not pushed. Unset it.")
     if not isinstance(error, HfHubHTTPError):
         return HubFailed(f"The Hub could not be reached, so '{name}' was not pushed. Export it again later.")
     said = " ".join((error.server_message or "").split())

@@ -3,17 +3,31 @@
 import threading
 import time
 from datetime import timedelta
+from typing import Protocol
 
 import structlog
 
 from jobs import lifecycle, training
+from jobs.attempts import Claim
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
-from trainer.attempt import Attempt, Wish
+from trainer.attempt import Wish
 
 log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS = 1.0  # a wish whose hint got lost is seen after this
+
+
+class Held(Protocol):
+    """What runs under a claim: a fine-tune, an export."""
+
+    claim: Claim
+
+    def wish(self, wish: Wish) -> None:
+        """Want something of it."""
+
+    def is_alive(self) -> bool:
+        """Whether its lease shall be kept."""
 
 
 class Keeper:
@@ -22,12 +36,12 @@ class Keeper:
     def __init__(self, database: Database, lease: timedelta, every: timedelta) -> None:
         self._database = database
         self._lease, self._every = lease, every.total_seconds()
-        self._attempt: Attempt | None = None
+        self._attempt: Held | None = None
         self._beaten_at = 0.0
         self._hinted = threading.Event()
         self._stopped = threading.Event()
 
-    def keep(self, attempt: Attempt | None) -> None:
+    def keep(self, attempt: Held | None) -> None:
         """From now on keep this one, which was claimed just now; None: there is none."""
         self._beaten_at = time.monotonic()
         self._attempt = attempt
@@ -58,7 +72,7 @@ class Keeper:
         self._stopped.set()
         self._hinted.set()
 
-    def _beat(self, attempt: Attempt) -> None:
+    def _beat(self, attempt: Held) -> None:
         began = time.monotonic()
         with self._database.transaction() as connection:
             lost, _ = lifecycle.heartbeat(connection, [attempt.claim], self._lease)
@@ -68,7 +82,7 @@ class Keeper:
             attempt.wish(Wish.LOST)
             self._attempt = None
 
-    def _look(self, attempt: Attempt) -> None:
+    def _look(self, attempt: Held) -> None:
         with self._database.transaction() as connection:
             unwanted = lifecycle.unwanted(connection, [attempt.claim])
             paused = training.is_paused(connection, attempt.claim)

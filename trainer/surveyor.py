@@ -11,8 +11,10 @@ import structlog
 from jobs import trainers
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
+from jobs.exports import HUB
 from jobs.settings import Settings
 from jobs.trainers import Trainer
+from trainer.hub import NO_TOKEN
 
 log = structlog.get_logger(__name__)
 
@@ -77,5 +79,7 @@ class Surveyor:
                 log.error("the host could not be measured", log=complaints[-2000:])
             return None
         found = json.loads(printed.strip().splitlines()[-1])
+        if self._config.hf_token is None:
+            found["refused"][HUB] = NO_TOKEN
         log.info("measured", **found)
         return Trainer(name=self._config.worker, **found)

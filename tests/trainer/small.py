@@ -1,6 +1,7 @@
 """A GPT-2 that is small enough for a test, an adapter over it, and orders to export them."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,9 @@ def write_adapter(base: Path, folder: Path) -> Path:
         fan_in_fan_out=True,
         init_lora_weights=False,
     )
-    get_peft_model(GPT2LMHeadModel.from_pretrained(base), config).save_pretrained(folder)
+    with warnings.catch_warnings():  # PEFT asks for what transformers have renamed
+        warnings.simplefilter("ignore", FutureWarning)
+        get_peft_model(GPT2LMHeadModel.from_pretrained(base), config).save_pretrained(folder)
     tokenizer().save(str(folder / "tokenizer.json"))
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     return folder

@@ -18,9 +18,12 @@ def known(caller: Caller) -> dict[str, str]:
         "batch_id": batch,
         "job_id": job,
         "endpoint_id": caller.post("/v1/webhook_endpoints", **hook),
+        "export_id": caller.post("/v1/models/starter/export"),
     }
     assert {answer.status_code for answer in made.values()} == {200}
     ids = {name: str(answer.get_json()["id"]) for name, answer in made.items()}
+    # nobody works at it here, and who waits for its end shall not wait for ever
+    assert caller.post(f"/v1/models/starter/exports/{ids['export_id']}/cancel").status_code == 200
     return ids | {"file_id": files["batch"], "training_file": files["fine-tune"], "model": "starter"}
 
 
