@@ -67,13 +67,11 @@ bench-engine: $(VENV)/ready-dev $(PEERS)/ready ## the engine against its peers, 
 bench-serving: $(VENV)/ready-dev $(PEERS)/ready ## the whole stack over HTTP against engines in-process (ARGS)
 	@$(BIN)/python -m bench.serving $(ARGS)
 
-MINUTES ?= 85
-DECAY ?= 36
-STARTER ?= var/starter/model
-EAGER = $(if $(shell command -v c++),,--eager) # compiling the network needs a C++ compiler
-starter: $(VENV)/ready ## train the starter model again, into var/starter/model (MINUTES, 85)
-	@OMP_WAIT_POLICY=PASSIVE nice $(BIN)/python -m trainer.starter.train --export $(STARTER) --minutes $(MINUTES) --decay-minutes $(DECAY) $(EAGER)
-	@OMP_WAIT_POLICY=PASSIVE nice $(BIN)/python -m trainer.starter.evaluate --model $(STARTER)
+STARTER ?= var/starter
+starter: $(VENV)/ready ## train the starter model again, as a fine-tuning job, into var/starter/model (ARGS="--epochs 7")
+	@$(BIN)/python -m stack.starter --out $(STARTER) $(ARGS)
+	@$(BIN)/python -m trainer.starter.export $(STARTER)/exported --job $(STARTER)/job.json --out $(STARTER)/model
+	@$(BIN)/python -m trainer.starter.evaluate --model $(STARTER)/model
 
 clean: ## remove the virtual environments; var/ stays
 	rm -rf $(VENV) $(PEERS) $(OPENAI)

@@ -81,7 +81,7 @@ class Workplace:
         judged = None
         if work.validation_file is not None:
             judged = self._data(folder, row.owner_id, work.validation_file, InvalidValidationFile)
-        tokenizer = self._bases.find(work.tokenizer, row.owner_id).folder if work.tokenizer else None
+        tokenizer = self._tokenizer(work, row.owner_id, base)
         still_wanted()
         step = self._newest_checkpoint(folder, job.claim.job_id, resume)
         spec = Spec(
@@ -126,6 +126,14 @@ class Workplace:
         if work.init == "scratch" and work.architecture is not None:
             return None
         return self._bases.find(model, owner_id)
+
+    def _tokenizer(self, work: FinetuneInput, owner_id: int, base: Base | None) -> Path | None:
+        """Of a start from scratch: the folder of that which was asked for, or came with the base's shape."""
+        if work.init != "scratch":
+            return None
+        if work.tokenizer is not None:
+            return self._bases.find(work.tokenizer, owner_id).folder
+        return base.folder if base else None
 
     def _data(self, folder: Path, owner_id: int, file_id: str, kind: type[JobError]) -> Data:
         with self._database.transaction() as connection:

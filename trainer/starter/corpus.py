@@ -25,6 +25,7 @@ LEFT_OUT_PREFIXES = (
     "config-",
 )
 HELD_OUT = 0.05  # of the files
+SEED = 1
 
 
 @dataclass(frozen=True)

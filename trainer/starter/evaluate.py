@@ -13,8 +13,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from trainer.starter import corpus, export, network, optimizer
-from trainer.starter import tokenizer as bpe
+from trainer.starter import corpus, export, network
+from trainer.starter.corpus import Document
 
 PROMPTS = ("\ndef", "\nclass")
 SAMPLES = 100
@@ -22,6 +22,8 @@ SAMPLE_TOKENS = 128
 TEMPERATURE = 0.7  # what the playground starts with
 SAMPLE_SEED = 1
 LINES = 3
+CONTEXT = 512  # tokens
+END_OF_TEXT = 0
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,17 @@ def sample(model: GPT2LMHeadModel, tokenizer: Tokenizer, prompt: str, count: int
         temperature=TEMPERATURE,
         top_k=0,
         max_new_tokens=SAMPLE_TOKENS,
-        pad_token_id=bpe.end_of_text(tokenizer),
+        pad_token_id=END_OF_TEXT,
     )
     return [tokenizer.decode(row.tolist()) for row in rows]  # leaves out the end-of-text padding
+
+
+def encode(tokenizer: Tokenizer, documents: list[Document]) -> torch.Tensor:
+    """All documents as one int64 stream [tokens], each one led in by the end-of-text token."""
+    stream: list[int] = []
+    for encoding in tokenizer.encode_batch([document.text for document in documents]):
+        stream += [END_OF_TEXT, *encoding.ids]
+    return torch.tensor([*stream, END_OF_TEXT])
 
 
 def measure(folder: Path, facts: export.Facts) -> Measured:
@@ -79,11 +89,11 @@ def measure(folder: Path, facts: export.Facts) -> Measured:
     size = corpus.size(held_out)
     if size != facts.bytes[1]:
         raise ValueError(f"the held-out files have {size} bytes here and {facts.bytes[1]} in {export.FACTS}")
-    tokenizer = bpe.load(folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)
-    stream = bpe.encode(tokenizer, held_out)
+    stream = encode(tokenizer, held_out)
     with network.half_precision():
-        nats = network.held_out_loss(model, stream, bpe.CONTEXT)
+        nats = network.held_out_loss(model, stream, CONTEXT)
     torch.manual_seed(SAMPLE_SEED)
     samples = [
         text for prompt in PROMPTS for text in sample(model, tokenizer, prompt, SAMPLES // len(PROMPTS))
@@ -112,8 +122,7 @@ def training_figures(facts: export.Facts) -> dict[str, object]:
         "epochs": f"{facts.tokens_seen / facts.tokens[0]:.1f}",
         "steps": f"{facts.steps:,}",
         "step_tokens": f"{facts.tokens_seen // max(1, facts.steps):,}",
-        "matrix_rate": optimizer.MATRIX_RATE,
-        "other_rate": optimizer.OTHER_RATE,
+        "optimizer": facts.optimizer,
         "minutes": round(facts.seconds / 60),
     }
 
