@@ -32,7 +32,7 @@ def ask(client: Client, parts: corpus.Corpus, hyperparameters: dict[str, Any], p
     learned = client.upload("train.jsonl", _lines(parts.train), "fine-tune")
     judged = client.upload("held-out.jsonl", _lines(parts.held_out), "fine-tune")
     body = {
-        "model": "starter",
+        "model": "python",  # no model of that name: the tokenizer is trained on the file
         "init": "scratch",
         "architecture": preset,
         "training_file": learned,
