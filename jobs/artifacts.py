@@ -17,7 +17,7 @@ from typing import BinaryIO, cast
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from jobs.errors import StorageFailed
+from jobs.errors import ArtifactDamaged, StorageFailed
 
 _NAME = re.compile(r"[0-9a-f]{64}")
 _BLOCK = 1 << 20
@@ -132,8 +132,8 @@ class ArtifactStore:
 
         Raises:
             FileNotFoundError: there are none.
-            StorageFailed: they are not what their name says, or the store is out of reach.
-            OSError: the file cannot be written.
+            ArtifactDamaged: they are not what their name says.
+            OSError: the file cannot be written, or the store is out of reach.
         """
         if not (self._is_local and _linked(self._path(name), path)):
             with self.open(name) as source, path.open("xb") as copy:
@@ -141,7 +141,7 @@ class ArtifactStore:
                 _to_disk(copy)
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != name:
-                raise StorageFailed(
+                raise ArtifactDamaged(
                     f"The artifact {name} is damaged: its bytes are not those that were kept."
                 )
 

@@ -18,6 +18,7 @@ PenstockError
 │   └── Unexpected           a defect of ours; tried again
 ├── DatabaseUnavailable      nothing was accepted, try again
 ├── StorageFailed            the artifact store has no room, or is out of reach; nothing was kept
+│   └── ArtifactDamaged      its bytes are not those that were kept
 └── BadSetting               the stack cannot start like this
 """
 
@@ -138,6 +139,10 @@ class DatabaseUnavailable(PenstockError):
 
 class StorageFailed(PenstockError):
     """The artifact store could not keep something; nothing half-written is left."""
+
+
+class ArtifactDamaged(StorageFailed):
+    """The bytes of an artifact are not what its name says."""
 
 
 class BadSetting(PenstockError):

@@ -5,6 +5,7 @@ from typing import Any
 from jobs.records import JobRecord
 from web.catalogue import Models
 from web.completion_object import fingerprint, head, usage
+from web.errors import NotFound
 from web.logprobs import of_text
 
 
@@ -39,5 +40,8 @@ def _choice(models: Models, record: JobRecord, index: int, sequence: dict[str, A
 def _told(models: Models, record: JobRecord, stored: list[Any] | None) -> list[dict[str, Any]] | None:
     if stored is None or record.output is None:
         return None
-    tokenizer = models.offers.tokenizer(record.model, record.output["model_digest"])
+    try:
+        tokenizer = models.offers.tokenizer(record.model, record.output["model_digest"])
+    except NotFound:  # its tokens cannot be told any more, its text can
+        return None
     return of_text(models.tokenizers, tokenizer, stored)

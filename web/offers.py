@@ -68,25 +68,33 @@ class Offers:
             return catalog.is_fine_tuned(connection, owner_id, name)
 
     def reads(self, name: str) -> str:
-        """The artifact with the tokenizer of whichever version answers to a name, or did last."""
+        """The artifact with the tokenizer of whichever version answers to a name, or did last.
+
+        Raises:
+            NotFound: the model was deleted, and its tokenizer with it.
+        """
         offer = self.all().get(name)
         if offer is not None and offer.version is not None:
             return offer.version.tokenizer
         with self._database.transaction() as connection:
             found = catalog.last_tokenizer(connection, name)
         if found is None:
-            raise LookupError(f"nobody ever offered {name}")
+            raise _deleted(name)
         return found
 
     def tokenizer(self, name: str, digest: str) -> str:
-        """The artifact with the tokenizer of a version that wrote something, offered still or not."""
+        """The artifact with the tokenizer of a version that wrote something, offered still or not.
+
+        Raises:
+            NotFound: the model was deleted, and its tokenizer with it.
+        """
         known = self._tokenizers.get((name, digest))
         if known is not None:
             return known
         with self._database.transaction() as connection:
             found = catalog.tokenizer(connection, name, digest)
         if found is None:
-            raise LookupError(f"no version of {name} has the digest {digest}")
+            raise _deleted(name)
         self._tokenizers[name, digest] = found
         return found
 
@@ -114,3 +122,10 @@ def version_of(name: str, offers: Mapping[str, Offer]) -> ModelVersion:
 def _being_loaded(name: str) -> Unavailable:
     said = f"The model '{name}' is being loaded. Try again in a few seconds."
     return Unavailable(said, param="model", code="model_loading", retry_after=5)
+
+
+def _deleted(name: str) -> NotFound:
+    said = (
+        f"The model '{name}' was deleted, and its tokenizer with it. Its answers can be read, not streamed."
+    )
+    return NotFound(said, param="model", code="model_not_found")

@@ -9,6 +9,7 @@ from jobs.inputs import Sampling
 from jobs.records import JobRecord
 from jobs.states import State
 from web.catalogue import Models
+from web.errors import NotFound
 from web.logprobs import of_text
 from web.response_request import ResponseRequest
 
@@ -65,7 +66,10 @@ def answer(models: Models, record: JobRecord) -> dict[str, Any]:
     stored = (output.get("sequences") or [{}])[0].get("logprobs")
     if not stored:
         return response_object(record, [])
-    tokenizer = models.offers.tokenizer(record.model, output["model_digest"])
+    try:
+        tokenizer = models.offers.tokenizer(record.model, output["model_digest"])
+    except NotFound:  # its tokens cannot be told any more, its text can
+        return response_object(record, [])
     return response_object(record, of_text(models.tokenizers, tokenizer, stored))
 
 

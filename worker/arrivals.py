@@ -21,11 +21,12 @@ from worker.loading import named
 from worker.names import Names
 from worker.opening import Opener, why
 from worker.residents import Residents
-from worker.shelf import Shelf
+from worker.shelf import NotFetched, Shelf
 from worker.standing import Standing
 
 log = structlog.get_logger(__name__)
 
+_AGAIN_SECONDS = 60.0  # after a fetch that failed because of the store or the disk
 _AHEAD = 4  # models that are described before there is room for them: each keeps its tokenizer meanwhile
 
 
@@ -50,6 +51,7 @@ class Arrivals:
         self._known: Mapping[str, Published] = {}  # replaced, never changed
         self._offered: frozenset[str] = frozenset()  # of those, likewise
         self._failed: dict[str, str] = {}
+        self._again: dict[str, float] = {}  # when some of those are offered again, time.monotonic()
         self._short: dict[str, int] = {}  # slots of those for which memory turned out to be short
         self._opened: dict[str, Served] = {}
         self._used: dict[str, float] = {}  # of those: when a job last waited, time.monotonic()
@@ -73,6 +75,7 @@ class Arrivals:
             DatabaseUnavailable: nobody knows.
         """
         with self._following:
+            self._forgive()
             with database.reading() as connection:
                 mark = published.mark(connection)
                 if mark == self._mark:
@@ -86,6 +89,7 @@ class Arrivals:
                 self._close(gone)
                 for name in gone:
                     self._failed.pop(name, None)
+                    self._again.pop(name, None)
                     self._short.pop(name, None)
             kept = {one.version.digest for one in known.values()}
             self._shelf.discard({before[name].version.digest for name in gone} - kept)
@@ -151,6 +155,14 @@ class Arrivals:
     def over(self, bases: Collection[str]) -> list[str]:
         """The adapters over models of these names."""
         return [name for name, one in self._known.items() if one.base in bases]
+
+    def _forgive(self) -> None:
+        """Let those be offered again that could not be fetched a while ago."""
+        with self._lock:
+            for name in [name for name, at in self._again.items() if at <= time.monotonic()]:
+                del self._again[name]
+                self._failed.pop(name, None)
+                self._mark = None
 
     def _try(self, name: str, failed: Callable[[list[str], str], None], changed: Callable[[], None]) -> None:
         began = time.monotonic()
@@ -280,6 +292,8 @@ class Arrivals:
             if model is not None:
                 reason = reason.removeprefix(f"{self._shelf.place(model)}: ")
                 self._failed[name] = reason
+                if isinstance(error, NotFetched):
+                    self._again[name] = time.monotonic() + _AGAIN_SECONDS
             return [name, *self.over([name])], reason
 
 

@@ -54,7 +54,9 @@ class Roster:
         self._undecided = {source.name for source in config.sources}
         self._lock = threading.Lock()  # over the two above: several threads offer and decide
         self._withdrawn: dict[str, tuple[str, float]] = {}  # why, and until when jobs may still come for it
-        self._unheard = False  # something was published or removed since the last offer
+        self._unheard: list[str] | None = (
+            None  # names that went; None: nothing has changed since the last offer
+        )
         self._begun = False  # the first model was decided on
         self._changed: Callable[[], None] = lambda: None
 
@@ -116,11 +118,12 @@ class Roster:
             DatabaseUnavailable: nobody knows, or nobody heard it.
         """
         gone = self._arrivals.follow(database)
-        self._unheard |= gone is not None
-        if self._unheard:
+        if gone is not None:
+            self._unheard = [*(self._unheard or []), *gone]
+        if self._unheard is not None:
             self.offer(database)
-            self._unheard = False
-            self._withdraw(gone or [], _DELETED)
+            self._withdraw(self._unheard, _DELETED)
+            self._unheard = None
             self._changed()
 
     def want(self, names: Collection[str]) -> bool:

@@ -10,12 +10,16 @@ from pathlib import Path, PurePosixPath
 import structlog
 
 from jobs.artifacts import ArtifactStore
-from jobs.errors import ModelUnavailable, StorageFailed
+from jobs.errors import ArtifactDamaged, ModelUnavailable
 from jobs.published import Published
 
 log = structlog.get_logger(__name__)
 
 _ASIDE = "."  # how the name of a folder begins that is being written; no digest does
+
+
+class NotFetched(ModelUnavailable):
+    """A model's files did not come; they may the next time."""
 
 
 class Shelf:
@@ -38,21 +42,24 @@ class Shelf:
         """Its folder; each of its files was what its name says when it came.
 
         Raises:
-            ModelUnavailable: the store does not have them, or not whole, also at the second try.
+            ModelUnavailable: the store does not have them any more, or not whole, also at the second try.
+            NotFetched: the store is out of reach, or this disk is full, also at the second try.
         """
         place = self.place(model)
-        if place.is_dir():
-            return place
-        try:
+        for is_last in (False, True):
+            if place.is_dir():
+                break
             try:
                 self._bring(model, place)
-            except (StorageFailed, OSError) as error:
-                log.warning("fetching a model again", model=model.version.name, error=str(error))
-                self._bring(model, place)
-        except FileNotFoundError as error:
-            raise ModelUnavailable(f"its files are not in the artifact store any more: {error}.") from error
-        except (StorageFailed, OSError) as error:
-            raise ModelUnavailable(f"its files could not be fetched: {str(error).rstrip('.')}.") from error
+            except ArtifactDamaged as error:
+                log.warning("model could not be fetched", model=model.version.name, error=str(error))
+                if is_last:
+                    raise ModelUnavailable(f"its files cannot be had. {error}") from error
+            except OSError as error:
+                log.warning("model could not be fetched", model=model.version.name, error=str(error))
+                if is_last:
+                    reason = error.strerror or type(error).__name__
+                    raise NotFetched(f"its files could not be fetched just now: {reason}.") from error
         return place
 
     def discard(self, digests: Collection[str]) -> None:
@@ -71,13 +78,19 @@ class Shelf:
         return self._folder / digest
 
     def _bring(self, model: Published, place: Path) -> None:
+        if not model.files:
+            raise ModelUnavailable("the catalog names no files of it.")
         aside = self._folder / f"{self._aside}{secrets.token_hex(4)}"
         try:
             for path, artifact in model.files.items():
                 if ".." in PurePosixPath(path).parts or PurePosixPath(path).is_absolute():
                     raise ModelUnavailable(f"its file {path!r} would lie outside of its folder.")
                 (aside / path).parent.mkdir(parents=True, exist_ok=True)
-                self._store.fetch(artifact, aside / path)
+                try:
+                    self._store.fetch(artifact, aside / path)
+                except FileNotFoundError as error:
+                    gone = f"its file {path} is not in the artifact store any more."
+                    raise ModelUnavailable(gone) from error
             _names_to_disk(aside)
             try:
                 aside.rename(place)

@@ -4,10 +4,11 @@ import pytest
 from flask import Flask
 from sqlalchemy import text
 
-from jobs import catalog
+from jobs import catalog, lifecycle
 from jobs.database import Database
+from jobs.queue import QueueName
 from jobs.settings import Settings
-from tests.web.conftest import Caller, opened, rows, the_error
+from tests.web.conftest import Caller, FakeWorker, opened, output, rows, the_error
 
 
 def test_the_models_are_listed_and_shown(caller: Caller) -> None:
@@ -214,3 +215,30 @@ def test_a_model_that_was_published_just_now_is_awaited(
         assert owner.get(f"/v1/models/{name}").status_code == 200, (
             "at once, though web remembers for a second"
         )
+
+
+def test_what_a_deleted_model_wrote_can_still_be_read(
+    settings: Settings, offered: Database, key: str, worker: FakeWorker
+) -> None:
+    name = fine_tune(offered, "somebody")
+    logprobs = [{"token": 5, "logprob": -0.5, "top": []}]
+    written = output("x") | {"model_digest": "d"}
+    written["sequences"][0]["logprobs"] = logprobs
+    with opened(settings) as app:
+        caller = Caller(app, key)
+        asked = {"model": name, "input": "d", "background": True, "stream": True, "top_logprobs": 1}
+        with caller.post("/v1/responses", **asked):
+            pass
+        with offered.transaction() as connection:
+            job_id = connection.execute(text("SELECT id FROM jobs")).scalar_one()
+            (job,) = lifecycle.claim(connection, QueueName.GENERATE, name, "w", settings.lease, 1)
+        worker.settle(job, written)
+        content = caller.get(f"/v1/responses/{job_id}").get_json()["output"][0]["content"][0]
+        assert len(content["logprobs"]) == 1
+        assert caller.delete(f"/v1/models/{name}").status_code == 200
+    with opened(settings) as app:  # another process, which never saw the tokenizer
+        caller = Caller(app, key)
+        content = caller.get(f"/v1/responses/{job_id}").get_json()["output"][0]["content"][0]
+        assert (content["text"], content["logprobs"]) == ("x", [])
+        answer = caller.get(f"/v1/responses/{job_id}?stream=true")
+        assert "was deleted" in the_error(answer, 404, "model_not_found")["message"]

@@ -1,5 +1,6 @@
 """Models that are published while a worker runs, as a whole worker serves them."""
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,8 +48,11 @@ class House:
         return worker._roster
 
     def stop(self) -> None:
-        while self.workers:
-            self.workers.pop().stop()
+        for worker in self.workers:
+            loader = next(thread for thread in worker._threads if thread.name == "loader")
+            loader.join(timeout=10)
+            worker.stop()
+        self.workers.clear()
 
     def publish(self, name: str, folder: Path | None = None, **over: Any) -> Published:
         folder = folder or varied(self.base.with_name(name.replace(":", "_")), self.base, len(name))
@@ -297,9 +301,9 @@ def test_a_deleted_model_leaves_memory_and_disk(house: House) -> None:
     house.remove(over.version.name)
     house.remove(whole.version.name)
     assert house.status(whole.version.name) is None, "web hears of it at once"
-    house.submit("late", whole.version.name)
     wait_for(lambda: [lane.source.name for lane in roster.residents.lanes] == ["base"])
     wait_for(lambda: house.folders() == set())
+    house.submit("late", whole.version.name)  # taken by a web that had not heard yet
     late = house.ended("late")
     assert (late.error["code"], late.error["message"]) == ("model_unavailable", "The model was deleted.")
     assert house.offers().keys() == {"base"}
@@ -335,6 +339,26 @@ def test_a_torn_artifact_is_the_reason_of_that_name_alone(house: House) -> None:
     assert house.status(torn.version.name) == "unavailable"
     assert house.says(good.version.name)
     assert house.folders() == {good.version.digest}
+
+
+def test_a_model_whose_files_did_not_come_is_tried_again_later(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new, sleeps, fetch = house.publish("mine"), [True], ArtifactStore.fetch
+
+    def unreachable(store: ArtifactStore, name: str, path: Path) -> None:
+        if sleeps:
+            raise OSError(errno.EHOSTUNREACH, "No route to host")
+        fetch(store, name, path)
+
+    monkeypatch.setattr(ArtifactStore, "fetch", unreachable)
+    monkeypatch.setattr("worker.arrivals._AGAIN_SECONDS", 0.5)
+    house.start()
+    house.submit("early", new.version.name)
+    assert "could not be fetched just now: No route to host" in house.ended("early").error["message"]
+    sleeps.clear()
+    wait_for(lambda: house.status(new.version.name) == "available")
+    assert house.says(new.version.name)
 
 
 def broken(house: House, name: str, end: bytes) -> Path:

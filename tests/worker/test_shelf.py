@@ -1,5 +1,6 @@
 """Folders of published models on a host's disk: whole or absent."""
 
+import errno
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from jobs.artifacts import ArtifactStore
-from jobs.errors import ModelUnavailable, StorageFailed
+from jobs.errors import ModelUnavailable
 from jobs.published import Published
 from tests.jobs.samples import version
-from worker.shelf import Shelf
+from worker.shelf import NotFetched, Shelf
 
 Put = Callable[..., Published]
 
@@ -53,14 +54,14 @@ def test_a_fetch_that_failed_is_tried_once_more(
     def fail(name: str, path: Path) -> None:
         if path.name == "b" and failures:
             failures.pop()
-            raise StorageFailed("The artifact store failed: it sleeps.")
+            raise OSError(errno.EHOSTUNREACH, "No route to host")
         fetch(name, path)
 
     monkeypatch.setattr(store, "fetch", fail)
     assert (shelf.fetch(model) / "b").read_bytes() == b"b"
     shelf.discard([model.version.digest])
     failures += [1, 1]
-    with pytest.raises(ModelUnavailable, match="could not be fetched: The artifact store failed: it sleeps"):
+    with pytest.raises(NotFetched, match="could not be fetched just now: No route to host"):
         shelf.fetch(model)
     assert list((tmp_path / "models").iterdir()) == [], "nothing half-written is left"
 
@@ -70,8 +71,10 @@ def test_a_file_that_is_gone_or_lies_elsewhere_is_refused(
 ) -> None:
     model = put(a=b"a")
     store.remove(model.files["a"])
-    with pytest.raises(ModelUnavailable, match="not in the artifact store any more"):
+    with pytest.raises(ModelUnavailable, match="its file a is not in the artifact store any more"):
         shelf.fetch(model)
+    with pytest.raises(ModelUnavailable, match="names no files of it"):
+        shelf.fetch(put())
     for path in ("../out", "/etc/out", "a/../../out"):
         evil = Published(version(digest="e" * 64), 1, "ftjob", {}, None, {path: store.put(b"out")})
         with pytest.raises(ModelUnavailable, match="outside of its folder"):
