@@ -18,8 +18,23 @@ from trainer.words import FIFO, WORD, Word
 
 DEADLINE = 60.0
 SHAPE = Architecture(n_layer=2, n_head=2, n_embd=32, n_positions=64, vocab_size=300)
-NOUNS = "river mill stone water gate wheel keeper grain field road bridge tower bell wind".split()
-VERBS = "turns holds feeds crosses guards carries breaks follows".split()
+NOUNS = [
+    "river",
+    "mill",
+    "stone",
+    "water",
+    "gate",
+    "wheel",
+    "keeper",
+    "grain",
+    "field",
+    "road",
+    "bridge",
+    "tower",
+    "bell",
+    "wind",
+]
+VERBS = ["turns", "holds", "feeds", "crosses", "guards", "carries", "breaks", "follows"]
 
 _forks = multiprocessing.get_context("forkserver")
 
