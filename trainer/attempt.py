@@ -38,7 +38,7 @@ from trainer.workplace import Prepared, Workplace
 log = structlog.get_logger(__name__)
 
 _LOOK = 0.2  # seconds between two looks at what is wished
-_PHASE_SECONDS = 1800.0  # of loading, evaluating, saving and publishing without a word
+_PHASE_SECONDS = 1800.0  # of loading, evaluating, saving, publishing and of the first step
 _STEP_SECONDS = 120.0  # without a step, or 20 times the slowest of them
 _PAUSE_SECONDS = 300.0  # for a checkpoint on the way into a pause
 
@@ -97,9 +97,9 @@ class Attempt:
     def is_alive(self) -> bool:
         """Whether something moved lately: a step, or a phase that may take long."""
         still = time.monotonic() - self._moved_at
-        if self._phase == "training":
+        if self._phase == "training" and self._slowest:
             return still < max(_STEP_SECONDS, 20 * self._slowest)
-        return still < _PHASE_SECONDS
+        return still < _PHASE_SECONDS  # nobody knows yet how long a step takes
 
     def run(self) -> dict[str, Any] | BaseException | None:
         """Train; return what to end the attempt with, None where it has ended or is not ours any more."""
@@ -189,7 +189,7 @@ class Attempt:
                 self._chosen = word
                 self._move(self._phase)
             case Stepped():
-                self._slowest = max(self._slowest, min(60.0, time.monotonic() - self._moved_at))
+                self._slowest = max(self._slowest, time.monotonic() - self._moved_at)
                 self._trained_tokens = word.trained_tokens
                 self._move(self._phase)
             case Saved():
@@ -287,4 +287,6 @@ def _error(failed: Failed) -> JobError:
     for kind in kinds:
         kinds += kind.__subclasses__()
     found = {kind.code: kind for kind in reversed(kinds) if kind is not JobError}
-    return found.get(failed.code, Unexpected)(failed.message)
+    error = found.get(failed.code, Unexpected)(failed.message)
+    error.retryable = False  # a child that can say it knows that another attempt would end alike
+    return error

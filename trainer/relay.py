@@ -15,7 +15,7 @@ from trainer.words import Chosen, Measured, Said, Stepped, Word
 
 log = structlog.get_logger(__name__)
 
-_EVERY = 0.5  # seconds
+_EVERY = 1.0  # seconds
 
 
 class Relay:
