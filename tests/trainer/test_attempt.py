@@ -71,8 +71,9 @@ def test_a_checkpoint_is_a_model_while_its_job_still_trains_and_goes_with_it(ben
     assert model_of(bench, name(bench, 3)) is None
 
 
-def test_a_pause_saves_a_checkpoint_and_the_resumed_job_goes_on_from_it(bench: Bench) -> None:
-    bench.submit("message begun", "die_unless 0", "until_stop")
+@pytest.mark.parametrize("phase", ["loading", "training", "evaluating", "saving"])
+def test_a_pause_saves_a_checkpoint_and_the_resumed_job_goes_on_from_it(bench: Bench, phase: str) -> None:
+    bench.submit(f"phase {phase}", "message begun", "until_stop")
     bench.begin()
     bench.wait_for_message("begun")
     bench.change(paused_at=bench.row().created_at)
