@@ -10,7 +10,7 @@ TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' requirements.txt)
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help demo up key test check format bench bench-web bench-batch bench-peers bench-engine bench-serving bench-idempotency schemathesis starter clean
+.PHONY: help demo up key test test-space chromium check format bench bench-web bench-batch bench-peers bench-engine bench-serving bench-idempotency schemathesis starter clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -28,11 +28,18 @@ OPENAI ?= .venv-openai
 export OPENAI
 # a file of requirements for each older version of the official client; the newest is in requirements-dev.txt
 CLIENTS := $(patsubst tests/conformance/clients/%.txt,$(OPENAI)/%/ready,$(wildcard tests/conformance/clients/*.txt))
-test: $(VENV)/ready-dev $(CLIENTS) ## run the tests
+test: $(VENV)/ready-dev $(CLIENTS) chromium ## run the tests
+	@$(BIN)/pytest
+
+chromium:
 	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing Debian's chromium for the browser tests"; \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; fi
-	@$(BIN)/pytest
+
+SPACE ?= .venv-space
+export SPACE
+test-space: $(VENV)/ready-dev $(SPACE)/ready chromium ## try the page of an export in Chromium, with its own packages in .venv-space
+	@$(BIN)/pytest tests/trainer/test_export_space.py
 
 EXAMPLES ?= 300
 schemathesis: $(VENV)/ready-dev ## draw many more requests from the OpenAPI document than the tests do (EXAMPLES, 300 of each)
@@ -74,7 +81,7 @@ starter: $(VENV)/ready ## train the starter model again, as a fine-tuning job, i
 	@$(BIN)/python -m trainer.starter.evaluate --model $(STARTER)/model
 
 clean: ## remove the virtual environments; var/ stays
-	rm -rf $(VENV) $(PEERS) $(OPENAI)
+	rm -rf $(VENV) $(PEERS) $(OPENAI) $(SPACE)
 
 $(VENV)/packages: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -96,6 +103,13 @@ $(VENV)/ready: $(VENV)/packages $(wildcard worker/kernels/*.h worker/kernels/*.c
 
 $(VENV)/ready-dev: $(VENV)/ready requirements-dev.txt
 	@$(PIP) install -r requirements-dev.txt
+	@touch $@
+
+$(SPACE)/ready: trainer/space/requirements.txt
+	@echo "installing what the page of an export needs into $(SPACE) (once, a few minutes)" >&2
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/pip --disable-pip-version-check --quiet install --retries 1 --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) '$(shell sed -n 's/^\(torch==.*\)/\1/p' trainer/space/requirements.txt)'
+	@$(@D)/bin/pip --disable-pip-version-check --quiet install -r $<
 	@touch $@
 
 $(OPENAI)/%/ready: tests/conformance/clients/%.txt

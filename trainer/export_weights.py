@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -117,7 +118,9 @@ def _merge(base: Path, adapter: Path, folder: Path) -> None:
 
     try:
         model = GPT2LMHeadModel.from_pretrained(base, dtype=torch.float32, use_safetensors=True)
-        merged = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
+        with warnings.catch_warnings():  # PEFT asks for what transformers have renamed
+            warnings.simplefilter("ignore", FutureWarning)
+            merged = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelUnavailable(f"The adapter cannot be merged into its base: {error}.") from error
     merged.save_pretrained(folder, max_shard_size="1TB")

@@ -29,8 +29,15 @@ def find_model() -> str:
     raise SystemExit("There is no model here. Set MODEL_ID to one of the Hub, or to a folder.")
 
 
+def name_it() -> str:
+    """The heading of the page: that of the README beside this file."""
+    readme = HERE / "README.md"
+    lines = readme.read_text(encoding="utf-8").splitlines() if readme.is_file() else []
+    return next((line.removeprefix("# ") for line in lines if line.startswith("# ")), "A language model")
+
+
 MODEL = find_model()
-NAME = os.environ.get("MODEL_ID") or os.environ.get("SPACE_ID", "").rpartition("/")[2] or "GPT-2"
+NAME = name_it()
 tokenizer = AutoTokenizer.from_pretrained(MODEL)
 model: Any = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
 CONTEXT = model.config.n_positions
@@ -97,36 +104,43 @@ def generate(prompt: str, max_tokens: float, temperature: float, top_k: float) -
 
 def make_page() -> gr.Blocks:
     """The page."""
-    with gr.Blocks(title=NAME, fill_width=False) as page:
+    with gr.Blocks(title=NAME) as page:
         what = "Ask, and the model answers." if IS_CHAT else "Begin a text, and the model goes on with it."
         gr.Markdown(f"# {NAME}\n{what}")
         with gr.Row(equal_height=False):
-            with gr.Column(scale=2):
-                prompt = gr.Textbox(
-                    label="Question" if IS_CHAT else "Prompt",
-                    lines=5,
-                    autofocus=True,
-                    placeholder="Once upon a time",
-                )
+            with gr.Column(scale=5, min_width=300):
+                label = "Question" if IS_CHAT else "Prompt"
+                prompt = gr.Textbox(label=label, lines=4, max_lines=12, elem_id="prompt")
                 with gr.Row():
                     start = gr.Button("Generate", variant="primary")
                     stop = gr.Button("Stop")
-            with gr.Column(scale=1):
+                label = "Answer" if IS_CHAT else "Text"
+                text = gr.Textbox(
+                    label=label, lines=8, max_lines=40, interactive=False, buttons=["copy"], elem_id="text"
+                )
+            with gr.Column(scale=2, min_width=240):
                 max_tokens = gr.Slider(1, LONGEST, value=min(100, LONGEST), step=1, label="Max tokens")
                 temperature = gr.Slider(
-                    0, 2, value=0.8, step=0.05, label="Temperature", info="0 takes the likeliest token."
+                    0, 2, value=0.8, step=0.05, label="Temperature", info="0: always the likeliest token"
                 )
                 top_k = gr.Slider(
-                    0, 200, value=40, step=1, label="Top N", info="Drawn from the N likeliest; 0: from all."
+                    0, 200, value=40, step=1, label="Top N", info="Draw from the N likeliest; 0: from all"
                 )
-        text = gr.Textbox(
-            label="Answer" if IS_CHAT else "Text", lines=10, interactive=False, buttons=["copy"]
-        )
         asked = [prompt, max_tokens, temperature, top_k]
         running = start.click(generate, asked, text, show_progress="minimal")
         stop.click(None, cancels=[running])
     return page
 
 
+THEME = gr.themes.Default(
+    primary_hue="teal", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["monospace"]
+).set(
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_text_color="white",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover_dark="*primary_600",
+)
+
 if __name__ == "__main__":
-    make_page().queue().launch(theme=gr.themes.Soft(primary_hue="teal"))
+    make_page().queue().launch(theme=THEME)
