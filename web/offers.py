@@ -119,9 +119,9 @@ def version_of(name: str, offers: Mapping[str, Offer]) -> ModelVersion:
     raise NotFound(said, param="model", code="model_not_found")
 
 
-def _being_loaded(name: str) -> Unavailable:
-    said = f"The model '{name}' is being loaded. Try again in a few seconds."
-    return Unavailable(said, param="model", code="model_loading", retry_after=5)
+def _being_loaded(name: str, when: str = "in a few seconds", seconds: int = 5) -> Unavailable:
+    said = f"The model '{name}' is being loaded. Try again {when}."
+    return Unavailable(said, param="model", code="model_loading", retry_after=seconds)
 
 
 def _deleted(name: str) -> NotFound:

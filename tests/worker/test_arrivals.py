@@ -396,7 +396,7 @@ def test_a_folder_that_was_damaged_on_this_host_is_fetched_again(house: House) -
 
 
 def test_a_restarted_worker_goes_on_with_what_was_published(house: House) -> None:
-    names = [house.publish(name).version.name for name in ("here", "gone")]
+    names = [house.publish(name).version.name for name in ("stays", "goes")]
     house.start()
     wait_for(lambda: house.status(names[1]) == "available")
     for name in names:
