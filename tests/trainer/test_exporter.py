@@ -2,6 +2,8 @@
 
 import os
 import secrets
+import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -25,7 +27,7 @@ from jobs.settings import Settings
 from jobs.states import FINAL
 from jobs.tables import files as files_table
 from jobs.tables import jobs, loose_artifacts
-from tests.conftest import wait_for
+from tests.conftest import ROOT, wait_for
 from tests.trainer.fake_hub import READER, TOKEN, FakeHub, serving
 from tests.trainer.small import LINEAGE, write_adapter, write_model
 from trainer import export_process
@@ -308,6 +310,40 @@ def test_a_process_that_was_killed_is_tried_again(host: Host, monkeypatch: pytes
     row = host.end_of(job_id)
     assert (row.state, row.attempt, row.failures) == ("succeeded", 2, 1)
     assert host.files() == 1
+
+
+def test_a_trainer_that_is_killed_takes_its_processes_along_and_another_goes_on(host: Host) -> None:
+    job_id = host.submit("base")
+    own = {
+        "VAR_DIR": str(host.settings.var_dir),
+        "DATABASE_URL": host.settings.database,
+        "REDIS_URL": host.settings.redis,
+        "ARTIFACTS_URL": host.settings.artifacts,
+        "MODELS": host.settings.models,
+        "LEASE_SECONDS": "1",
+        "HEARTBEAT_SECONDS": "0.2",
+        "PYTHONPATH": str(ROOT),
+    }
+    doomed = subprocess.Popen(
+        [sys.executable, "-m", "tests.trainer.exporting"], cwd=ROOT, env=os.environ | own
+    )
+    try:
+        wait_for(lambda: process_of(host), 60)
+    finally:
+        doomed.kill()
+        doomed.wait()
+    wait_for(lambda: process_of(host) is None, 5)
+
+    def recover() -> bool:
+        with host.database.transaction() as connection:
+            return bool(lifecycle.recover_lost(connection))
+
+    wait_for(recover)
+    host.start()
+    row = host.end_of(job_id)
+    assert (row.state, row.attempt, row.crashes) == ("succeeded", 2, 1)
+    assert host.files() == 1
+    assert wait_for(lambda: not host.leftovers())
 
 
 def test_an_export_whose_lease_went_to_another_writes_nothing(
