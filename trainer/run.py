@@ -40,9 +40,11 @@ def main(folder: Path) -> None:
 
 def _train(spec: Spec, voice: Voice, rank: int, processes: int) -> None:
     import torch  # seconds, of which the lifeline should not wait
+    from transformers.utils.logging import disable_progress_bar
 
     from trainer.session import Session
 
+    disable_progress_bar()
     warnings.simplefilter("ignore")  # of the libraries, about each other
     if spec.threads:
         torch.set_num_threads(spec.threads)

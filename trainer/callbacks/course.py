@@ -23,6 +23,8 @@ class Course(TrainerCallback):
         self._orders.hear()
         ends = step >= history.total_steps or self._is_good_enough()
         evaluates = self._evaluates and (ends or step % history.chosen["eval_steps"] == 0)
+        if ends or evaluates:
+            self._meter.say_metrics(step, args.fp16)
         control.should_evaluate = evaluates and not self._orders.stopping
         history.owes_evaluation = evaluates  # until it is done
         history.finished = ends

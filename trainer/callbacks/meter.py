@@ -23,6 +23,7 @@ class Meter(TrainerCallback):
         self._every = max(1, min(SELDOM, history.total_steps // OFTEN))
         self.last: Counted | None = None
         self._counted = True  # whether the last step is in it
+        self._said = history.step
         self._rate = 0.0
         self._began = self._measured_at = self._left_at = time.monotonic()
         self._first = history.step
@@ -52,7 +53,7 @@ class Meter(TrainerCallback):
         if due or not self._waits or history.chosen["target_loss"] is not None:
             self.look(step, by_scaler=args.fp16)
         if due:
-            self.say_metrics(step)
+            self.say_metrics(step, args.fp16)
         self._voice.say(
             Stepped(
                 step=step,
@@ -81,8 +82,12 @@ class Meter(TrainerCallback):
         self._history.trained_tokens += counted.tokens
         self._tokens += counted.tokens
 
-    def say_metrics(self, step: int) -> None:
-        """Note the last step's figures and say them."""
+    def say_metrics(self, step: int, by_scaler: bool = False) -> None:
+        """Note the figures of the step that was just made, and say them, once."""
+        if self._said == step:
+            return
+        self._said = step
+        self.look(step, by_scaler)
         assert self.last is not None
         now = time.monotonic()
         seconds = now - self._measured_at - self._idle
