@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from tokenizers import Tokenizer
 
 from jobs.errors import ModelUnavailable
@@ -17,6 +18,7 @@ from jobs.settings import Settings
 from tests.conftest import wait_for
 from tests.worker.conftest import greedy
 from tests.worker.lanes import FakeModel, make_lane
+from worker.adapters import Adapter
 from worker.lanes import Lane
 from worker.residents import Residents
 
@@ -124,6 +126,61 @@ def test_slots_are_counted_as_large_as_the_loaded_model_makes_them(
     assert lane.engine is not None
     assert lane.engine.slots == 2
     assert lane.need.total == 40 + 2 * 30
+
+
+def guest(size: int) -> Adapter:
+    """An adapter that takes `size` bytes as it was read, and as much again in its model."""
+    nothing = torch.zeros(0, dtype=torch.uint8)
+    return Adapter("digest", 4, {"h.0.attn.c_attn": (torch.zeros(size, dtype=torch.uint8), nothing)})
+
+
+def test_adapters_that_come_later_take_the_room_of_models_that_rest(hall: Hall) -> None:
+    a, b = hall.lane("a", 40), hall.lane("b", 40)
+    hall.have(a, b)
+    b.welcome(adapter := guest(15))
+    assert b.total == 44 + 2 * adapter.bytes
+    hall.want()
+    assert hall.residents.loaded == [b]
+    del adapter
+    gc.collect()
+    assert b.total == 44, "only as long as somebody holds it"
+
+
+def test_a_model_has_fewer_slots_as_long_as_its_adapters_take_their_room(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeModel, "slot_bytes", 30)
+    monkeypatch.setattr("worker.residents.gc", SimpleNamespace(collect=lambda: None))
+    lane = hall.lane("a", 40)
+
+    def slots() -> int:
+        hall.residents.add(lane)
+        hall.have(lane)
+        assert lane.engine is not None
+        found = lane.engine.slots
+        assert hall.residents.dismiss(lane)
+        return found
+
+    assert slots() == 2
+    lane.welcome(adapter := guest(15))
+    assert slots() == 1
+    del adapter
+    assert slots() == 2
+
+
+def test_a_model_that_is_dismissed_goes_once_its_batch_is_empty(hall: Hall) -> None:
+    a = hall.lane("a", 40)
+    hall.have(a)
+    assert a.engine is not None
+    gone = weakref.ref(a.engine.model)
+    a.submit([greedy([1], 2)], None)
+    assert not hall.residents.dismiss(a)
+    while not a.idle:
+        a.step()
+    assert hall.residents.dismiss(a)
+    assert hall.residents.lanes == ()
+    wait_for(lambda: gone() is None)
+    assert hall.residents.dismiss(a), "once more is the same"
 
 
 def test_nobody_goes_where_there_is_room(hall: Hall) -> None:
