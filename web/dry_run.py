@@ -1,6 +1,7 @@
 """What a fine-tune would be, and nothing made: its data checked and counted, its plan, what it will need."""
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from jobs.artifacts import ArtifactStore
 from jobs.files import FileRecord
 from jobs.finetune_input import Precision
 from jobs.plan import Plan
+from web import connection as client
 from web import file_validation
 from web import fine_tuning_data as data
 from web.backend import Backend
@@ -58,12 +60,33 @@ def rehearse(
         BadRequest: a file that cannot be trained on, with its lines.
         Unavailable: others are being made.
     """
+    watch = _Watch(client.current())
     with _alone():
         contents = {
-            param: offload(_read, here.artifacts, here.tokenizers, param, file, wanted)
+            param: offload(_read, here.artifacts, here.tokenizers, param, file, wanted, watch)
             for param, file in given.items()
         }
         return offload(_rehearsed, wanted, contents, host, model)
+
+
+class _Watch:
+    """Looks every second whether the client still listens."""
+
+    def __init__(self, listener: client.Connection) -> None:
+        self._listener = listener
+        self._look_at = 0.0
+
+    def __call__(self) -> None:
+        """Raises Unavailable, which nobody hears."""
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + 1
+            if self._listener.gone():
+                raise Unavailable("The client has gone.", code="client_gone")
+
+    def stopped(self) -> bool:
+        """As `file_validation.validate` asks."""
+        self()
+        return False
 
 
 @contextmanager
@@ -78,7 +101,12 @@ def _alone() -> Iterator[None]:
 
 
 def _read(
-    store: ArtifactStore, tokenizers: Tokenizers, param: str, file: FileRecord, wanted: Wanted
+    store: ArtifactStore,
+    tokenizers: Tokenizers,
+    param: str,
+    file: FileRecord,
+    wanted: Wanted,
+    watch: _Watch,
 ) -> Contents:
     """What a file is to the model, whether the clerk has validated it yet or not."""
     if file.status == "error":
@@ -87,11 +115,11 @@ def _read(
     try:
         with store.open(file.artifact) as stream:
             if file.status == "uploaded":
-                _, found, count = file_validation.validate(file, stream, lambda: False)
+                _, found, count = file_validation.validate(file, stream, watch.stopped)
                 if count:
                     raise _wrong(param, file.id, [flaw.row() for flaw in found], count)
                 stream.seek(0)
-            contents = data.read(stream, file.filename, wanted.learner, tokenizers, block)
+            contents = data.read(stream, file.filename, wanted.learner, tokenizers, block, watch)
     except FileNotFoundError:
         raise _wrong(param, file.id, [{"message": "Its bytes are gone. Upload it again."}], 1) from None
     flaws, count = data.verdict(contents, param, wanted.work, block)

@@ -78,12 +78,12 @@ def test_what_was_asked_for_stays() -> None:
 @pytest.mark.parametrize(
     ("rows", "asked", "batch", "accumulation", "steps"),
     [
-        (331, {}, 6, 2, 28),  # 11 rows a step, for 30 steps
-        (20_000, {}, 6, 3, 1112),  # 16 rows a step, for 16,384 tokens
+        (331, {}, 5, 2, 34),  # 11 rows a step, for 30 steps
+        (20_000, {}, 5, 3, 1334),  # 16 rows a step, for 16,384 tokens
         (10, {}, 1, 1, 10),
         (331, {"batch_size": 4}, 4, 1, 83),  # as whoever knows OpenAI's would expect
         (331, {"gradient_accumulation_steps": 4}, 2, 4, 42),
-        (331, {"tokens_per_step": 8192}, 6, 1, 56),
+        (331, {"tokens_per_step": 8192}, 5, 2, 34),
         (331, {"tokens_per_step": 8192, "batch_size": 2}, 2, 4, 42),
     ],
 )
@@ -148,7 +148,7 @@ def test_a_rate_of_ones_own_shows_how_many_times_the_usual_it_is() -> None:
 
 
 def test_a_constant_schedule_has_no_warm_up() -> None:
-    assert decided().hyperparameters["warmup_steps"] == 4
+    assert decided().hyperparameters["warmup_steps"] == 5
     assert decided(lr_scheduler_type="constant").hyperparameters["warmup_steps"] == 0
 
 

@@ -17,6 +17,7 @@ from tests.web.conftest import CONTEXT, Caller, rows, the_error
 from tests.web.test_fine_tuning import JOBS, a_file
 from tests.web.test_fine_tuning_requests import SMALL, asked
 from tests.web.test_fine_tuning_review import GOOD, LONG, jsonl
+from web import connection as client
 from web import dry_run
 
 TALK = {"messages": [{"role": "user", "content": "def"}, {"role": "assistant", "content": "name"}]}
@@ -202,6 +203,14 @@ def test_a_start_from_scratch_has_the_size_of_its_shape(
     assert (unknown["tokens"], unknown["steps"], unknown["duration_seconds"]) == (None, None, None)
     assert "known once the tokenizer was made" in unknown["warnings"][0]
     assert unknown["parameters"] == Shape(2, 2, 64, 256, 1024).parameters
+
+
+def test_a_client_that_goes_away_is_read_for_no_longer(
+    caller: Caller, upload: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file_id = upload(jsonl(GOOD))
+    monkeypatch.setattr(client.Connection, "gone", lambda _: True)
+    the_error(caller.post(JOBS, model="starter", training_file=file_id, dry_run=True), 503, "client_gone")
 
 
 def test_a_third_dry_run_at_once_is_to_come_again(caller: Caller, upload: Callable[[bytes], str]) -> None:
