@@ -91,6 +91,7 @@ def _start(folder: Path, config: Settings, module: str, output: IO[bytes]) -> "s
         "PENSTOCK_PARENT": str(os.getpid()),
         "TRAINER_NPROC": _processes_of(folder, config),
         "TRAINER_NNODES": str(config.trainer_nnodes),
+        "TRAINER_NODE": str(config.trainer_node),
         "TRAINER_RENDEZVOUS": config.trainer_rendezvous or "",
         "HF_HUB_OFFLINE": "1",
     }

@@ -171,7 +171,7 @@ def _pretrained(spec: Spec, folder: Path, precision: str) -> Student:
         for module in model.modules():
             # else the first evaluation on a CPU lays the weights out anew, and no step after it can be made
             if hasattr(module, "support_avx512bf16_for_cpu"):
-                module.support_avx512bf16_for_cpu = False
+                module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
         return model
     model = _load(folder)
     return model if spec.base_adapter is None else _merge(model, spec.base_adapter)

@@ -7,7 +7,8 @@ from pathlib import Path
 from trainer import lifeline
 from trainer.spec import Spec
 
-PROCESSES, NODES, RENDEZVOUS = "TRAINER_NPROC", "TRAINER_NNODES", "TRAINER_RENDEZVOUS"
+PROCESSES, NODES = "TRAINER_NPROC", "TRAINER_NNODES"
+NODE, RENDEZVOUS = "TRAINER_NODE", "TRAINER_RENDEZVOUS"  # which of them this is, where they meet
 
 # Every step frees and takes again hundreds of megabytes. By default glibc hands them back to the kernel each
 # time, which then clears every page anew.
@@ -31,12 +32,15 @@ def environment(spec: Spec) -> dict[str, str]:
 def arguments(folder: Path) -> list[str]:
     """Torchrun's command line."""
     nodes = os.environ.get(NODES, "1")
-    endpoint = "localhost:0" if nodes == "1" else os.environ[RENDEZVOUS]
+    # alone it takes any free port; among several, who is the first must not be left to chance: it speaks
+    meeting = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    if nodes != "1":
+        meeting = ["--rdzv-backend=static", f"--rdzv-endpoint={os.environ[RENDEZVOUS]}"]
+        meeting += [f"--node-rank={os.environ.get(NODE, '0')}"]
     return [
         f"--nnodes={nodes}",
         f"--nproc-per-node={os.environ.get(PROCESSES, '1')}",
-        "--rdzv-backend=c10d",
-        f"--rdzv-endpoint={endpoint}",
+        *meeting,
         f"--rdzv-id={folder.name}",
         "--max-restarts=0",
         "-m",

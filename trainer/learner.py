@@ -1,5 +1,6 @@
 """transformers' Trainer, with our loss, our evaluation and our checkpoints; the loop is Trainer's own."""
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -127,12 +128,25 @@ class Learner(Trainer):
         self._save_as_ours(self)
 
     def write_state(self, folder: Path) -> None:
-        """All that a resume needs beside the weights, each process its own generators'."""
-        self._save_rng_state(str(folder))
+        """All that a resume needs beside the weights; the generators of every process, whatever its host."""
+        generators = self._generators()
         if self.args.should_save:
+            for name, state in generators.items():
+                (folder / name).write_bytes(state)
             self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
             self.state.save_to_json(str(folder / STATE))
+
+    def _generators(self) -> dict[str, bytes]:
+        """The files that Trainer would write, of all processes; complete in the first."""
+        with tempfile.TemporaryDirectory() as folder:
+            self._save_rng_state(folder)
+            mine = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+        if self.args.world_size == 1:
+            return mine
+        found: list[dict[str, bytes]] = [{}] * self.args.world_size
+        distributed.all_gather_object(found, mine)
+        return {name: state for each in found for name, state in each.items()}
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         modelfolder.read(self.model, Path(resume_from_checkpoint))

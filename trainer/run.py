@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jobs.errors import DiskFull, JobError, OutOfMemory
 from trainer import lifeline
+from trainer.place import Place
 from trainer.spec import Spec
 from trainer.voice import Voice
 from trainer.words import Failed
@@ -24,10 +25,10 @@ def main(folder: Path) -> None:
     """Train, or say why not."""
     lifeline.hold()
     spec = Spec.read(folder)
-    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    voice = Voice.open(folder) if rank == 0 else Voice(None)
+    place = Place.read()
+    voice = Voice.open(folder) if place.speaks else Voice(None)
     try:
-        _train(spec, voice, rank, processes)
+        _train(spec, voice, place)
     except JobError as error:
         voice.say(Failed(code=error.code, message=str(error)))
     except Exception as error:
@@ -38,26 +39,26 @@ def main(folder: Path) -> None:
         voice.say(Failed(code=failure.code, message=str(failure)))
 
 
-def _train(spec: Spec, voice: Voice, rank: int, processes: int) -> None:
+def _train(spec: Spec, voice: Voice, place: Place) -> None:
     import torch  # seconds, of which the lifeline should not wait
     from transformers.utils.logging import disable_progress_bar
 
     from trainer.session import Session
 
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     warnings.simplefilter("ignore")  # of the libraries, about each other
     if spec.threads:
         torch.set_num_threads(spec.threads)
-    if processes == 1:
+    if place.processes == 1:
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # else it would be wrapped to be distributed
             os.environ.pop(name, None)
     else:
         if spec.device == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(place.on_host)
         backend = "gloo" if spec.device == "cpu" else "cpu:gloo,cuda:nccl"
         torch.distributed.init_process_group(backend, timeout=_PATIENCE)
-    Session(spec, voice, rank, processes).run()
-    if processes > 1:
+    Session(spec, voice, place).run()
+    if place.processes > 1:
         torch.distributed.destroy_process_group()
 
 

@@ -73,13 +73,10 @@ class Saver:
         if leads:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir()
-        barrier()
         learner.write_state(aside)
         if leads:
             self._history.write(aside)
             modelfolder.write(learner.model, self._spec, self._foundation, aside)
-        barrier()
-        if leads:
             checkpoint.seal(aside, self._spec.folder, self._history.step)
 
     def _forget(self) -> None:

@@ -21,6 +21,7 @@ from trainer.history import History
 from trainer.learner import Learner, arguments, barrier
 from trainer.materials import Materials, gather
 from trainer.orders import Orders
+from trainer.place import Place
 from trainer.precision import available
 from trainer.saver import Saver, metrics_of
 from trainer.spec import ASIDE, RESULT, STOP, Spec
@@ -40,8 +41,8 @@ class StoppedEarly(Exception):
 class Session:
     """One attempt, as each of its processes goes through it."""
 
-    def __init__(self, spec: Spec, voice: Voice, rank: int, processes: int) -> None:
-        self._spec, self._voice, self._rank, self._processes = spec, voice, rank, processes
+    def __init__(self, spec: Spec, voice: Voice, place: Place) -> None:
+        self._spec, self._voice, self._place = spec, voice, place
         self._orders = Orders(spec.folder, spec.save_seconds)
 
     def run(self) -> None:
@@ -50,7 +51,7 @@ class Session:
         resumed = None if self._spec.resume is None else History.read(self._spec.resume)
         try:
             self._tidy(0 if resumed is None else resumed.step)
-            materials = self._agreed(lambda: gather(self._spec, self._go_on))
+            materials = self._agreed(self._gather)
             history = resumed or self._history(materials)
             self._warn(history, materials)
             self._check_disk(materials)
@@ -90,7 +91,7 @@ class Session:
         if history.owes_evaluation:
             assert resume is not None
             learner.remember(resume)
-            if learner.evaluate() and history.judge_saved(history.step) and self._rank == 0:
+            if learner.evaluate() and history.judge_saved(history.step):
                 saver.tell(is_best=True)
         if not (history.finished or self._orders.stopping):
             self._voice.say(Entered(phase="training"))
@@ -98,7 +99,7 @@ class Session:
 
     def _publish(self, history: History, materials: Materials, model: Any) -> None:
         self._voice.say(Entered(phase="publishing"))
-        if self._rank != 0:
+        if not self._place.speaks:
             return
         job, aside = self._spec.folder, self._spec.folder / f"{ASIDE}{self._spec.attempt}"
         is_best = history.chosen["load_best_model_at_end"] and history.best_step is not None
@@ -130,14 +131,14 @@ class Session:
         spec, base, rows = self._spec, materials.foundation, materials.rows
         corpus = plan.Corpus(materials.examples, rows.tokens, len(rows))
         asked = plan.precision(spec.hyperparameters.precision, available(spec.device))
-        decided = plan.decide(self._work(), base.shape, corpus, asked, self._processes)
+        decided = plan.decide(self._work(), base.shape, corpus, asked, self._place.processes)
         return History(
             chosen=json.loads(json.dumps(decided.hyperparameters)),
             total_steps=decided.total_steps,
             steps_per_epoch=decided.steps_per_epoch,
             config=self._config_key(),
             data=materials.key,
-            processes=self._processes,
+            processes=self._place.processes,
             versions=_versions(),
         )
 
@@ -146,7 +147,7 @@ class Session:
         differs = {
             "specification": history.config != self._config_key(),
             "data": history.data != materials.key,
-            "number of processes": history.processes != self._processes,
+            "number of processes": history.processes != self._place.processes,
             "versions of its libraries": history.versions != _versions(),
         }
         if found := [what for what, is_so in differs.items() if is_so]:
@@ -218,7 +219,7 @@ class Session:
 
     def _tidy(self, step: int) -> None:
         """Remove what was cut short, and checkpoints after the one that this attempt goes on from."""
-        if self._rank == 0:
+        if self._place.leads:
             checkpoint.sweep(self._spec.folder)
             for newer in checkpoint.steps(self._spec.folder):
                 if newer > step:
@@ -226,27 +227,36 @@ class Session:
                     self._voice.say(Forgotten(step=newer))
         barrier()
 
-    def _agreed(self, work: Callable[[], Made]) -> Made:
-        """Do what leaves files behind in the first process, then in the others, where it finds them.
+    def _gather(self) -> Materials:
+        """Also what `build` finds made."""
+        if self._spec.base_adapter is not None and self._spec.adapter != "full":
+            foundation.merged(self._spec)
+        return gather(self._spec, self._go_on)
 
-        Raises in all what it raised in the first.
+    def _agreed(self, work: Callable[[], Made]) -> Made:
+        """Do what leaves files behind first in one process of each host, then in the others, which find them.
+
+        Raises in all what it raised in the first of those.
         """
-        failure: list[JobError | StoppedEarly | None] = [None]
+        failure: JobError | StoppedEarly | None = None
         made: Made | None = None
-        if self._rank == 0:
+        if self._place.leads:
             try:
                 made = work()
             except (JobError, StoppedEarly) as error:
-                failure = [error]
-        if self._processes > 1:
-            distributed.broadcast_object_list(failure, 0)
-        if failure[0] is not None:
-            raise failure[0]
+                failure = error
+        found = [failure]
+        if self._place.processes > 1:
+            found = [None] * self._place.processes
+            distributed.all_gather_object(found, failure)
+        for each in found:
+            if each is not None:
+                raise each
         return work() if made is None else made
 
     def _go_on(self) -> None:
-        """In the first process while the others wait. Raises StoppedEarly."""
-        if self._rank == 0 and (self._spec.folder / STOP).exists():
+        """In the process that hears of stops. Raises StoppedEarly."""
+        if self._place.speaks and (self._spec.folder / STOP).exists():
             raise StoppedEarly
 
     def _hear(self) -> None:
