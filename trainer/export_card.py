@@ -43,7 +43,8 @@ def render(order: Order, made: Made) -> str:
         parts += [_data(order), _hyperparameters(order.lineage), _metrics(order.lineage)]
         parts += [_descent(order.name, order.lineage)]
     elif order.card is not None:
-        parts += [f"## The card of `{_text(order.name)}`", _read(order.card).text.strip()]
+        whose = "its base model" if order.adapter is not None else _code(order.name)
+        parts += [f"## The card of {whose}", _read(order.card).text.strip()]
     body = "\n\n".join(part for part in parts if part)
     return f"---\n{_front_matter(order)}---\n\n{body}\n"
 

@@ -211,6 +211,7 @@ def test_the_same_folder_is_always_the_same_bytes(base: Path, tmp_path: Path) ->
     assert hashlib.sha256(packed[0]).digest() == hashlib.sha256(packed[1]).digest()
     with zipfile.ZipFile(io.BytesIO(packed[0])) as archive:
         assert archive.testzip() is None
+        assert {one.date_time[0] for one in archive.infolist()} == {1980}, "when it was packed is no matter"
         assert archive.read("model.safetensors") == (base / "model.safetensors").read_bytes()
         assert archive.getinfo("model.safetensors").compress_type == zipfile.ZIP_STORED
         assert {"README.md", "config.json", "tokenizer.json", "space/app.py"} <= set(archive.namelist())
