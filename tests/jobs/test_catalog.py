@@ -157,6 +157,7 @@ def test_what_is_deleted_while_a_worker_offers_it_is_gone(database: Database, ow
     with ThreadPoolExecutor(1) as other:
         with database.transaction() as connection:
             catalog.offer(connection, "w1", [version(name), version()], {})
+            catalog.offer(connection, "w2", [], {name: "no network"})
             removed = other.submit(delete)
             with pytest.raises(TimeoutError):
                 removed.result(timeout=0.2)
