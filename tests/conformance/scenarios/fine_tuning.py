@@ -76,6 +76,36 @@ def a_fine_tune_shows_its_metrics_and_checkpoints(server: Server) -> None:
 
 
 @scenario
+def a_dry_run_tells_what_a_job_would_be_and_makes_none(server: Server) -> None:
+    jobs = server.strict.fine_tuning.jobs
+    file = server.strict.files.create(file=("train.jsonl", LINE * 40), purpose="fine-tune")
+    rehearsed = jobs.with_raw_response.create(
+        model="starter",
+        training_file=file.id,
+        metadata={"series": "dry"},
+        extra_body={"dry_run": True, "adapter": "lora"},
+    )
+    found = rehearsed.http_response.json()
+    assert found["object"] == "fine_tuning.job.dry_run"
+    assert found["examples"] == 38  # two are kept to evaluate
+    assert found["steps"] > 0
+    assert found["trainable_parameters"] < found["parameters"]
+    assert [job.id for job in jobs.list(metadata={"series": "dry"})] == []
+
+
+@scenario
+def ours_goes_into_a_job_beside_openais(server: Server) -> None:
+    ours: Any = {"n_epochs": 1, "block_size": 64, "lora_r": 4}
+    method: Any = {"type": "supervised", "supervised": {"hyperparameters": ours}}
+    made = create(server, method=method, extra_body={"adapter": "lora"})
+    assert made.hyperparameters.model_extra is not None
+    assert (made.hyperparameters.model_extra["block_size"], made.hyperparameters.n_epochs) == (64, 1)
+    assert made.model_extra is not None
+    assert made.model_extra["adapter"] == "lora"
+    server.strict.fine_tuning.jobs.cancel(made.id)
+
+
+@scenario
 def what_cannot_be_trained_is_refused(server: Server) -> None:
     with refused(BadRequestError, "file_not_found", "training_file"):
         server.strict.fine_tuning.jobs.create(model="starter", training_file="file-none")
