@@ -1,10 +1,11 @@
 """The trainer's entry: runs one fine-tune at a time, each in a process of its own, until told to stop.
 
 main thread    Celery: hears doorbells and signals
-desk           SQL: claims, and settles; runs the attempt
+desk           SQL: claims, and settles; runs the attempt, or joins that of another host
 keeper         SQL: the lease, cancels and pauses
 listener       Redis: hints
 surveyor       measures what this host can do, then repeats it every minute
+exporter       exports, beside all that (see trainer/exporter.py)
 """
 
 import os
@@ -27,6 +28,8 @@ from jobs.signals import CANCELLED, ENDED, Listener
 from jobs.states import FINAL
 from trainer.attempt import Attempt, Wish
 from trainer.child import Child
+from trainer.exporter import Exporter
+from trainer.joiner import Joiner
 from trainer.keeper import Keeper
 from trainer.surveyor import Surveyor
 from trainer.workplace import Workplace
@@ -50,30 +53,41 @@ class Trainer:
         self._workplace = Workplace(config, self._database, self._store, self._surveyor.device)
         beats = Database(config.database, connections=1, statement_seconds=config.heartbeat_seconds)
         self._keeper = Keeper(beats, config.lease, timedelta(seconds=config.heartbeat_seconds))
+        self._exporter = Exporter(config)
         self._attempt: Attempt | None = None
         self._awake = threading.Event()
         self._stopping = threading.Event()
-        self._desk = threading.Thread(target=self._run, name="desk", daemon=True)
+        self._joiner = Joiner(config, self._database, self._workplace)
+        work = self._run if config.trainer_node == 0 else self._joiner.run
+        self._desk = threading.Thread(target=work, name="desk", daemon=True)
 
     def start(self) -> None:
         """Start every thread but Celery's."""
         self._listener = Listener(self._config.redis, CANCELLED, self._keeper.hear)
         threading.Thread(target=self._keeper.run, name="keeper", daemon=True).start()
         threading.Thread(target=self._surveyor.run, name="surveyor", daemon=True).start()
+        self._exporter.start()
         self._desk.start()
 
     def wake(self) -> None:
         """Somebody rang: there is work to claim."""
         self._awake.set()
 
+    def wake_exporter(self) -> None:
+        """The same, of exports."""
+        self._exporter.wake()
+
     def stop(self) -> None:
         """Let the training save a checkpoint, hand it back uncharged, and end every thread."""
         drain = self._config.drain.total_seconds()
         self._stopping.set()
         self._awake.set()
+        self._joiner.stop()
         if (attempt := self._attempt) is not None:
             attempt.wish(Wish.STOP, drain)
+        self._exporter.stop()
         self._desk.join(drain + _COMMIT_SECONDS)
+        self._exporter.close()
         self._keeper.stop()
         self._surveyor.stop()
         self._listener.close()
@@ -100,7 +114,8 @@ class Trainer:
     def _work(self, job: ClaimedJob) -> None:
         log.info("training begins", job_id=job.claim.job_id, attempt=job.claim.attempt)
         start = partial(Child, config=self._config)
-        attempt = Attempt(job, self._database, self._store, self._workplace, start)
+        gathers = self._config.trainer_nnodes > 1
+        attempt = Attempt(job, self._database, self._store, self._workplace, start, gathers)
         self._attempt = attempt
         self._keeper.keep(attempt)
         if self._stopping.is_set():  # it was claimed while `stop` looked for one
@@ -167,11 +182,17 @@ def main() -> None:
         """Somebody rang. Returns at once: the desk claims from SQL, and would have looked within a second."""
         trainer.wake()
 
+    @celery.task(name=DOORBELLS[QueueName.EXPORT])  # type: ignore[untyped-decorator]
+    def export() -> None:
+        """As `drain`, for the exporter."""
+        trainer.wake_exporter()
+
+    queues = f"{QueueName.TRAIN},{QueueName.EXPORT}"
     worker_shutting_down.connect(lambda **_: log.info("stopping"), weak=False)
     trainer.start()
     try:
         celery.worker_main(
-            ["--quiet", "worker", "--queues", QueueName.TRAIN, "-n", f"trainer@{config.worker}", *QUIET]
+            ["--quiet", "worker", "--queues", queues, "-n", f"trainer@{config.worker}", *QUIET]
         )
     finally:
         trainer.stop()
