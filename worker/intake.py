@@ -27,6 +27,7 @@ from worker.work import Work
 log = structlog.get_logger(__name__)
 
 _POLL_SECONDS = 1.0  # a doorbell may get lost; nobody waits longer than this for one
+_FULL_SECONDS = 0.25  # between looks while no slot is free
 _COMMIT_SECONDS = 2.0  # for the last commit, after the drain
 
 
@@ -60,6 +61,7 @@ class Intake:
         self._more = True  # there may be work that nobody will ring for
         self._news = False  # somebody waits to be told of an end
         self._batch_ended = False  # a batch has no line left, its files can be written
+        self._claimed_at = 0.0  # time.monotonic()
         self._suspected: str | None = None
         self._suspect_asked = 0.0  # time.monotonic()
         self._deadline = 0.0  # of the drain, time.monotonic()
@@ -149,11 +151,10 @@ class Intake:
         lanes = self._roster.residents.lanes
         if not self._more:
             return False
-        return (
-            not lanes
-            or bool(self._roster.closed)
-            or any(lane.engine is None or lane.free > 0 for lane in lanes)
-        )
+        if not lanes or any(lane.engine is None or lane.free > 0 for lane in lanes):
+            return True
+        # everybody is full: what is left to find is a published model that nobody has opened
+        return bool(self._roster.closed) and time.monotonic() >= self._claimed_at + _FULL_SECONDS
 
     def _drain(self) -> None:
         while self.claims() and time.monotonic() < self._deadline:
@@ -212,6 +213,7 @@ class Intake:
             return self._commit([replace(group[0], output=None, error=instead, again=False)])
 
     def _claim(self) -> None:
+        self._claimed_at = time.monotonic()
         before = self._roster.served  # others may close a name between its job's claim and its begin
         try:
             with self._database.transaction() as connection:

@@ -120,6 +120,8 @@ def house(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[House]:
     monkeypatch.setattr("worker.heartbeat._FOLLOW_SECONDS", 0.0)
+    # whenever a model leaves it would go through everything that pytest and transformers have made
+    monkeypatch.setattr("worker.residents.gc", SimpleNamespace(collect=lambda: None))
     given = {
         "database_url": settings.database,
         "redis_url": settings.redis,
@@ -206,11 +208,7 @@ def test_an_adapter_without_its_base_says_why(
     assert str(house.offers()[new.version.name].reason).startswith(reason)
 
 
-def test_many_models_share_a_memory_that_has_room_for_two(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # each model that leaves would have it go through everything that pytest and transformers have made
-    monkeypatch.setattr("worker.residents.gc", SimpleNamespace(collect=lambda: None))
+def test_many_models_share_a_memory_that_has_room_for_two(house: House) -> None:
     whole = house.start()
     wait_for(lambda: whole.residents.loaded)
     need = whole.residents.loaded[0].need.total
@@ -252,6 +250,18 @@ def test_more_adapters_than_a_model_takes_at_once_take_turns(
     assert said[:6] == said[6:]
     assert len(set(said)) == 6, "each speaks for itself"
     assert len(roster.names(roster.residents.lanes[0])) <= 3, "the model and two of them"
+
+
+def test_a_model_is_opened_though_every_slot_is_taken(house: House) -> None:
+    new = house.publish("mine")
+    roster = house.start()
+    wait_for(lambda: house.status(new.version.name) == "available")
+    for number in range(8):
+        house.submit(f"long {number}", "base", sampling={"max_tokens": 200, "seed": 1, "ignore_eos": True})
+    wait_for(lambda: [lane.free for lane in roster.residents.loaded] == [0])
+    house.submit("short", new.version.name)
+    assert house.said("short")
+    assert State.RUNNING in samples.states(house.database).values()
 
 
 def test_an_adapter_for_which_memory_has_no_room_says_so(house: House) -> None:
