@@ -23,7 +23,6 @@ _LINEAGE = {
     "root": "model at the bottom",
     "job": "fine-tuning job",
     "init": "started from",
-    "adapter": "method",
 }
 _METHODS = {
     "full": "all weights",
@@ -107,6 +106,8 @@ def _how_to_use(order: Order) -> str:
 def _data(order: Order) -> str:
     lineage = order.lineage or {}
     rows = [(one.role, _code(one.filename or "deleted since"), _code(one.sha256)) for one in order.data]
+    if lineage.get("validation_file") is None and _is_number(lineage.get("metrics", {}).get("valid_loss")):
+        rows.append(("validation", "held out of the training file", ""))
     table = _table(("", "file", "SHA-256"), rows)
     tokens = lineage.get("trained_tokens")
     seen = "" if tokens is None else f"\n\nTokens trained on, every repetition counted: {tokens:,}."
@@ -131,9 +132,10 @@ def _metrics(lineage: Mapping[str, Any]) -> str:
 
 
 def _descent(name: str, lineage: Mapping[str, Any]) -> str:
-    values = {**lineage, "adapter": _METHODS.get(str(lineage.get("adapter")), lineage.get("adapter"))}
     rows = [("name in Penstock", _code(name))]
-    rows += [(words, _code(values[key])) for key, words in _LINEAGE.items() if values.get(key) is not None]
+    rows += [(words, _code(lineage[key])) for key, words in _LINEAGE.items() if lineage.get(key) is not None]
+    if (method := lineage.get("adapter")) is not None:
+        rows.append(("method", _METHODS.get(method, _code(method))))
     code = ", ".join(f"{package} {version}" for package, version in lineage.get("code", {}).items())
     rows += [("code", _text(code))] if code else []
     return f"## Lineage\n\n{_table(('', ''), rows)}"
@@ -142,7 +144,7 @@ def _descent(name: str, lineage: Mapping[str, Any]) -> str:
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     head = list(head)
     lines = [head, ["---"] * len(head), *map(list, rows)]
-    return "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
+    return "\n".join(f"| {' | '.join(cells)} |".replace("|  ", "| ") for cells in lines)
 
 
 def _is_number(value: object) -> bool:
@@ -150,6 +152,8 @@ def _is_number(value: object) -> bool:
 
 
 def _value(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return _text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 

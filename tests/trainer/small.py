@@ -30,6 +30,7 @@ LINEAGE: dict[str, Any] = {
     "seed": 7,
     "hyperparameters": {
         "n_epochs": 3,
+        "learning_rate": 0.0006000000000000001,
         "batch_size": 4,
         "precision": "bf16",
         "lora_target_modules": ["c_attn"],

@@ -130,7 +130,12 @@ def test_the_card_says_what_is_known(base: Path, adapter: Path, tmp_path: Path) 
         DataFile(role="training", filename="my | notes.jsonl", sha256="cd" * 32),
         DataFile(role="validation", filename=None, sha256="ef" * 32),
     )
-    past = {"lineage": LINEAGE, "data": files, "card": card, "base_model": "starter"}
+    past = {
+        "lineage": LINEAGE | {"validation_file": "file-2"},
+        "data": files,
+        "card": card,
+        "base_model": "starter",
+    }
     asked = order(tmp_path / "export", base, adapter=adapter, name="ft:starter:org-1:mine:abc", **past)
     export.write(asked)
     assert front_matter(asked.model / "README.md") == {
@@ -154,10 +159,13 @@ def test_the_card_says_what_is_known(base: Path, adapter: Path, tmp_path: Path) 
         "| name in Penstock | `ft:starter:org-1:mine:abc` |",
         "| base model | `starter` |",
         "| fine-tuning job | `ftjob-1` |",
+        "| method | LoRA, merged into the weights here |",
+        "| `learning_rate` | 0.0006 |",
         "| code | torch 2.13.0, transformers 5.23.0 |",
     ]
     for row in rows:
         assert f"\n{row}\n" in f"{said}\n", row
+    assert "held out" not in said, "it was judged by a file of its own"
     assert "Tokens trained on, every repetition counted: 34,567." in said
     parameters = sum(one.numel() for one in GPT2LMHeadModel.from_pretrained(base).parameters())
     assert f"{parameters:,} parameters" in said
@@ -171,6 +179,7 @@ def test_what_nobody_knows_stands_nowhere_on_the_card(base: Path, tmp_path: Path
     assert front["license"] == "unknown"
     assert "base_model" not in front
     assert "datasets" not in front
+    assert "| training loss, nats per token | 1.0000 |" in said
     for word in ("perplexity", "validation loss", "base model", "Tokens trained on", "None"):
         assert word not in said
 
@@ -293,3 +302,10 @@ def test_the_process_answers_what_was_wrong(
     answer = Answer.read(asked.folder)
     assert answer is not None
     assert (answer.code, answer.message[-1]) == (code, ".")
+
+
+def test_a_model_that_was_judged_by_a_part_of_its_data_says_so(base: Path, tmp_path: Path) -> None:
+    files = (DataFile(role="training", filename="a.txt", sha256="cd" * 32),)
+    asked = order(tmp_path / "export", base, lineage=LINEAGE, data=files)
+    export.write(asked)
+    assert "| validation | held out of the training file | |" in (asked.model / "README.md").read_text()
