@@ -5,7 +5,6 @@ Of what has answers only these are learned, and they are tokenized as a model me
 an answer on its own, then the answer.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -16,6 +15,7 @@ from jobs import chat_template, training_data
 from jobs.chat_template import TemplateRefusal
 from jobs.errors import InvalidTrainingFile
 from jobs.lines import Flaw
+from jobs.pieces import batched, encoded, pieces
 from jobs.training_data import Layout
 
 DEFAULT_CHAT_TEMPLATE = """\
@@ -33,16 +33,6 @@ DEFAULT_CHAT_TEMPLATE = """\
 {%- endif %}
 """
 """For a base without one: it needs no token that GPT-2 does not have, and only ever appends."""
-
-_BATCH = 1_000_000  # characters that are tokenized together
-_EXAMPLES = 2_000  # likewise, of short ones
-_NEAR = 4096  # characters in which a place to cut is looked for first
-_LONGEST_RUN = 1_000_000  # characters without such a place, which are then cut anywhere
-
-# A byte-level BPE first cuts a text into words, each with the blank before it; none goes on from a letter or
-# digit to a blank, and none looks back. So the tokens up to here do not depend on what follows, nor those
-# from here on what stood before. The second holds for GPT-2's words, but not for all others.
-_CUTS = (re.compile(r"[^\W_](?=[ \n\r\t])"), re.compile(r"\S(?=[ \n\r\t])"))
 
 
 @dataclass(frozen=True)
@@ -125,9 +115,9 @@ def encode(stream: BinaryIO, filename: str, reader: Reader) -> Iterator[Encoded 
 
 def _encode_text(stream: BinaryIO, reader: Reader) -> Iterator[Encoded | Flaw]:
     line, begins = 1, True
-    for batch in _batched(_pieces(training_data.text_blocks(stream)), most=_BATCH):
+    for batch in batched(pieces(training_data.text_blocks(stream)), _length):
         texts = [piece for piece in batch if isinstance(piece, str)]
-        for text, tokens in zip(texts, _tokens(reader, texts), strict=True):
+        for text, tokens in zip(texts, encoded(reader.tokenizer, texts), strict=True):
             if (index := _foreign(tokens, reader)) is not None:
                 before = str(reader.tokenizer.decode(tokens[:index], skip_special_tokens=False))
                 yield _outside(tokens[index], line + before.count("\n"), reader)
@@ -136,32 +126,6 @@ def _encode_text(stream: BinaryIO, reader: Reader) -> Iterator[Encoded | Flaw]:
                 begins = False
             line += text.count("\n")
         yield from (piece for piece in batch if isinstance(piece, Flaw))  # the last of all
-
-
-def _pieces(blocks: Iterable[str | Flaw]) -> Iterator[str | Flaw]:
-    """A text cut where its tokens stay the same; the pieces are about as long as the blocks."""
-    rest = ""
-    for block in blocks:
-        if isinstance(block, Flaw):
-            yield block
-            return
-        rest += block
-        if cut := _place_to_cut(rest):
-            yield rest[:cut]
-            rest = rest[cut:]
-    if rest:
-        yield rest
-
-
-def _place_to_cut(text: str) -> int:
-    for cut in _CUTS:
-        for begin in (max(0, len(text) - _NEAR), 0):
-            found = 0
-            for match in cut.finditer(text, begin):
-                found = match.end()
-            if found:
-                return found
-    return len(text) if len(text) > _LONGEST_RUN else 0
 
 
 def _turned(stream: BinaryIO, layout: Layout, reader: Reader) -> Iterator[_Example | Flaw]:
@@ -228,9 +192,9 @@ def _rendered(
 def _encode_examples(
     examples: Iterable[_Example | Flaw], layout: Layout, reader: Reader
 ) -> Iterator[Encoded | Flaw]:
-    for batch in _batched(examples, most=_BATCH):
+    for batch in batched(examples, _length):
         texts = [text for one in batch if isinstance(one, _Example) for turn in one.turns for text in turn]
-        made = iter(_tokens(reader, texts))
+        made = iter(encoded(reader.tokenizer, texts))
         for one in batch:
             if isinstance(one, Flaw):
                 yield one
@@ -292,29 +256,10 @@ def _learnable(
     yield from (*done, Encoded(tokens, learned, line, cut=cut))
 
 
-def _batched(parts: Iterable[Any], most: int) -> Iterator[list[Any]]:
-    """Parts together, of so many characters that the tokenizer has work for all its threads."""
-    batch: list[Any] = []
-    size = 0
-    for part in parts:
-        batch.append(part)
-        size += _length(part)
-        if size >= most or len(batch) >= _EXAMPLES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
 def _length(part: str | _Example | Flaw) -> int:
     if isinstance(part, _Example):
         return sum(len(text) for turn in part.turns for text in turn)
     return len(part) if isinstance(part, str) else 0
-
-
-def _tokens(reader: Reader, texts: Sequence[str]) -> Iterator[list[int]]:
-    for encoding in reader.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
-        yield encoding.ids
 
 
 def _foreign(tokens: Sequence[int], reader: Reader) -> int | None:

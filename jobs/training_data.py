@@ -9,8 +9,8 @@ from jobs import elements, lines
 from jobs.lines import Flaw
 
 _HEAD = 65_536
-_MOST_MESSAGES = 512  # of one example: each answer is rendered with all that stands before it
-_BLOCK = 262_144
+_MOST_MESSAGES = 256  # of one example: each answer is rendered with all that stands before it
+_BLOCK = 131_072
 _TEXT_NAMES = (".txt", ".md")
 _JSON_NAMES = (".json", ".jsonl", ".ndjson")
 _ROLES = ("system", "developer", "user", "assistant")

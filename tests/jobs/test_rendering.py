@@ -12,7 +12,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from jobs import rendering, training_data
+from jobs import pieces, rendering, training_data
 from jobs.chat_template import render
 from jobs.errors import InvalidTrainingFile
 from jobs.lines import Flaw
@@ -104,11 +104,14 @@ def test_a_text_in_pieces_has_the_tokens_of_the_whole(tokenizer: Tokenizer, trai
     def draw(text: str, block: int) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(training_data, "_BLOCK", block)
-            patch.setattr(rendering, "_NEAR", 7)
+            patch.setattr(pieces, "_NEAR", 7)
+            patch.setattr(pieces, "_SLICE", block)
             found = encoded(text.encode(), reading, "a.txt")
+            (example,) = encoded(jsonl({"text": f"a{text}"}), reading)
         whole = tokenizer.encode(text, add_special_tokens=False).ids
         assert [token for one in found for token in one.tokens] == whole
         assert [one.begins for one in found] == [True] + [False] * (len(found) - 1)
+        assert example.tokens == [*tokenizer.encode(f"a{text}", add_special_tokens=False).ids, EOS]
 
     draw()
 
@@ -191,6 +194,12 @@ CHATML = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|endoftext|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+
+
+def test_a_conversation_has_an_end(tokenizer: Tokenizer) -> None:
+    talk = {"messages": HELLO * 128}
+    assert encoded(jsonl(talk), reader(tokenizer))
+    assert flaws(jsonl({"messages": HELLO * 129}), reader(tokenizer)) == [("array_above_max_length", 1)]
 
 
 def test_what_a_template_writes_behind_the_end_of_an_answer_is_not_learned(tokenizer: Tokenizer) -> None:
@@ -326,10 +335,11 @@ def test_large_data_is_encoded_in_little_memory(tokenizer: Tokenizer) -> None:
 
     for _ in bomb(b"", b"word and\n" * 20_000, 1):  # what the tokenizer keeps for good
         pass
-    assert growth(bomb(b"", b"word and " * 20_000, 60)) < 150  # 11 MB, which whole would take over a gigabyte
+    assert growth(bomb(b"", b"word and " * 20_000, 30)) < 150  # 5 MB, which whole would take half a gigabyte
     assert growth(bomb(b'{"text":"', b"x" * 65_536, 2_000)) < 60
+    assert growth(bomb(jsonl({"text": "1 " * 1_900_000}), b"", 0)) < 300  # 3.8 MB, which at once take 700
     line = jsonl({"prompt": "word " * 20, "completion": "and " * 20}) * 500
-    assert growth(bomb(b"", line, 40)) < 100
+    assert growth(bomb(b"", line, 15)) < 100
 
 
 class Rewound(Blocks):
