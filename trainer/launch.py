@@ -19,6 +19,8 @@ def environment(spec: Spec) -> dict[str, str]:
     """What must be set before the training processes start."""
     found = {
         "GLIBC_TUNABLES": ALLOCATOR,
+        # threads that spin while they wait take the core from whoever generates beside the training
+        "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "true",
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_VERBOSITY": "error",
