@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, text
 
-from jobs import finetunes, lifecycle, records, sweeper
+from jobs import finetunes, lifecycle, records, sweeper, training
 from jobs.artifacts import ArtifactStore
 from jobs.attempts import Ending
 from jobs.database import Database
@@ -176,6 +176,36 @@ def test_events_tell_what_happened_the_newest_first(
     assert (running["type"], page["has_more"]) == ("message", True)
     rest = caller.get(f"{JOBS}/{made['id']}/events?after={running['id']}").get_json()
     assert [one["message"] for one in rest["data"]] == ["The fine-tuning job was created."]
+
+
+def test_a_job_that_runs_shows_what_was_chosen_and_how_far_it_is(
+    caller: Caller, file_id: str, offered: Database, settings: Settings, desk: Desk
+) -> None:
+    made = create(caller, file_id)
+    read(desk, file_id)
+    (job,) = claim(offered, settings)
+    chosen = made["hyperparameters"] | {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 1.0}
+    progress = {
+        "hyperparameters": chosen | {"lora_r": 8},
+        "step": 5,
+        "total_steps": 9,
+        "trained_tokens": 320,
+        "estimated_finish": 1_800_000_000,
+        "train_told": 5,
+    }
+    with offered.transaction() as connection:
+        assert training.report(connection, job.claim, [], progress)
+    seen = caller.get(f"{JOBS}/{made['id']}").get_json()
+    assert seen["hyperparameters"] == chosen == seen["method"]["supervised"]["hyperparameters"]
+    assert seen["progress"] == {"step": 5, "total_steps": 9}
+    assert (seen["trained_tokens"], seen["estimated_finish"]) == (320, 1_800_000_000)
+    assert (seen["adapter"], seen["init"], seen["architecture"]) == ("full", "pretrained", None)
+    output = {"fine_tuned_model": "ft:x", "trained_tokens": 576, "result_files": ["file-1", "file-2"]}
+    with offered.transaction() as connection:
+        lifecycle.settle(connection, [Ending(job.claim, output=output)])
+    ended = caller.get(f"{JOBS}/{made['id']}").get_json()
+    assert (ended["trained_tokens"], ended["estimated_finish"]) == (576, None)
+    assert (ended["result_files"], ended["hyperparameters"]) == (["file-1", "file-2"], chosen)
 
 
 def test_checkpoints_are_listed_the_newest_first(caller: Caller, file_id: str, offered: Database) -> None:
