@@ -265,9 +265,14 @@ def _rate(work: FinetuneInput, shape: Shape) -> tuple[float, float]:
     usual = _RATES["scratch" if work.init == "scratch" else work.adapter]
     usual *= min(8.0, max(0.25, _WIDTH / shape.n_embd))
     if asked.learning_rate != "auto":
-        return asked.learning_rate, asked.learning_rate / usual
+        return asked.learning_rate, _rounded(asked.learning_rate / usual)
     multiplier = 1.0 if asked.learning_rate_multiplier == "auto" else asked.learning_rate_multiplier
-    return usual * multiplier, multiplier
+    return _rounded(usual * multiplier), multiplier
+
+
+def _rounded(number: float) -> float:
+    """As one would write it: 0.00015, not 0.00015000000000000001."""
+    return float(f"{number:.6g}")
 
 
 def _warmup(work: FinetuneInput, total: int) -> int:
