@@ -13,6 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import BitsAndBytesConfig, GPT2Config, set_seed
+from transformers.pytorch_utils import Conv1D
 
 from jobs.errors import ModelUnavailable
 from jobs.finetune_input import TRAINED_VOCABULARY, Architecture
@@ -22,6 +23,7 @@ from trainer.network import Student, quickened
 from trainer.spec import Spec
 
 TOKENIZER, MERGED = "tokenizer", "merged"  # folders in the job's, made once
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def build(spec: Spec, foundation: Foundation, precision: str) -> Student | PeftM
     else:
         assert spec.model is not None
         model = quickened(_pretrained(spec, spec.model, precision))
-    return model if spec.adapter == "full" else _adapted(spec, model)
+    return model if spec.adapter == "full" else _adapted(spec, model, precision)
 
 
 def merged(spec: Spec) -> Path:
@@ -167,7 +169,9 @@ def _config(folder: Path) -> GPT2Config:
 
 def _pretrained(spec: Spec, folder: Path, precision: str) -> Student:
     if spec.adapter == "qlora":
-        model = _load(folder if spec.base_adapter is None else merged(spec), _four_bits(precision))
+        place = "cpu" if spec.device == "cpu" else torch.cuda.current_device()
+        base = folder if spec.base_adapter is None else merged(spec)
+        model = _load(base, quantization_config=_four_bits(precision), device_map={"": place})
         for module in model.modules():
             # else the first evaluation on a CPU lays the weights out anew, and no step after it can be made
             if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -177,8 +181,7 @@ def _pretrained(spec: Spec, folder: Path, precision: str) -> Student:
     return model if spec.base_adapter is None else _merge(model, spec.base_adapter)
 
 
-def _load(folder: Path, quantization: BitsAndBytesConfig | None = None) -> Student:
-    how: dict[str, Any] = {} if quantization is None else {"quantization_config": quantization}
+def _load(folder: Path, **how: Any) -> Student:
     model: Any
     found: dict[str, Any]
     try:
@@ -199,12 +202,11 @@ def _load(folder: Path, quantization: BitsAndBytesConfig | None = None) -> Stude
 
 
 def _four_bits(precision: str) -> BitsAndBytesConfig:
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_compute_dtype=_DTYPES[precision],
     )
 
 
@@ -215,7 +217,7 @@ def _merge(model: Student, adapter: Path) -> Student:
         raise ModelUnavailable(f"The adapter of the base model cannot be merged: {error}.") from error
 
 
-def _adapted(spec: Spec, model: Student) -> PeftModel:
+def _adapted(spec: Spec, model: Student, precision: str) -> PeftModel:
     asked = spec.hyperparameters
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -227,4 +229,8 @@ def _adapted(spec: Spec, model: Student) -> PeftModel:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
+    for module in model.modules():
+        if isinstance(module, Conv1D):  # frozen: cast once and not in every pass, to the same numbers
+            module.to(_DTYPES[precision])
+    return adapted

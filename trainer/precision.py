@@ -1,8 +1,21 @@
 """In which precisions a device trains at a reasonable speed."""
 
+from typing import Literal
+
 import torch
 
+from jobs import plan
 from jobs.finetune_input import Precision
+
+
+def chosen(asked: Precision | Literal["auto"], device: str) -> Precision:
+    """What was asked for, or the fastest. A CPU multiplies bf16 in any case, if slowly.
+
+    Raises ValueError where the device cannot.
+    """
+    if (asked, device) == ("bf16", "cpu"):
+        return "bf16"
+    return plan.precision(asked, available(device))
 
 
 def available(device: str) -> list[Precision]:

@@ -13,7 +13,7 @@ from torch import distributed
 from jobs import plan
 from jobs.errors import DiskFull, JobError
 from jobs.finetune_input import FinetuneInput
-from trainer import checkpoint, curve, foundation, modelfolder, sampling
+from trainer import checkpoint, curve, foundation, modelfolder, precision, sampling
 from trainer.callbacks.course import Course
 from trainer.callbacks.examiner import Examiner
 from trainer.callbacks.meter import Meter
@@ -22,7 +22,6 @@ from trainer.learner import Learner, arguments, barrier
 from trainer.materials import Materials, gather
 from trainer.orders import Orders
 from trainer.place import Place
-from trainer.precision import available
 from trainer.saver import Saver, metrics_of
 from trainer.spec import ASIDE, RESULT, STOP, Spec
 from trainer.tally import Tally
@@ -130,7 +129,7 @@ class Session:
         """Of a training that begins: everything decided."""
         spec, base, rows = self._spec, materials.foundation, materials.rows
         corpus = plan.Corpus(materials.examples, rows.tokens, len(rows))
-        asked = plan.precision(spec.hyperparameters.precision, available(spec.device))
+        asked = precision.chosen(spec.hyperparameters.precision, spec.device)
         decided = plan.decide(self._work(), base.shape, corpus, asked, self._place.processes)
         return History(
             chosen=json.loads(json.dumps(decided.hyperparameters)),

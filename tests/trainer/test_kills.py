@@ -7,6 +7,7 @@ from tests.trainer.children import Child, result_hashes, resumed, run, spec_of
 from trainer.spec import Spec
 from trainer.words import Done, Entered, Stepped, Word
 
+STARTER = Path(__file__).parents[2] / "models" / "starter"
 HYPERPARAMETERS = {
     "n_epochs": 2,
     "batch_size": 2,
@@ -25,11 +26,19 @@ def training(folder: Path, **changes: object) -> Spec:
     return spec_of(folder, hyperparameters=HYPERPARAMETERS | changes)
 
 
-@pytest.fixture(scope="module", params=["bf16", "fp32"])
+def adapter(folder: Path) -> Spec:
+    """One with dropout, which draws random numbers at every step."""
+    spec = training(folder, precision="bf16", lora_dropout=0.1)
+    changes = {"model": STARTER, "base_name": "starter", "init": "pretrained", "architecture": None}
+    return spec.model_copy(update=changes | {"adapter": "lora"})
+
+
+@pytest.fixture(scope="module", params=["bf16", "fp32", "lora"])
 def undisturbed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Spec, Done]:
-    spec = training(tmp_path_factory.mktemp("undisturbed") / "job", precision=request.param)
+    folder = tmp_path_factory.mktemp("undisturbed") / "job"
+    spec = adapter(folder) if request.param == "lora" else training(folder, precision=request.param)
     last = run(spec).words[-1]
     assert isinstance(last, Done)
     return spec, last

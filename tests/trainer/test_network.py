@@ -5,7 +5,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from trainer import cross_entropy
 from trainer.cross_entropy import LEFT_OUT
-from trainer.network import BLOCK, Student, quickened, reach
+from trainer.network import BLOCK, Student, fused, quickened, reach, sliced, visible
 
 VOCABULARY, CONTEXT = 211, 2 * BLOCK + 40
 
@@ -144,3 +144,12 @@ def test_generating_with_a_cache_is_as_transformers_does(pair: tuple[Student, GP
     prompt = torch.randint(1, VOCABULARY, (1, 9))
     how = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
     assert torch.equal(ours.eval().generate(prompt, **how), theirs.generate(prompt, **how))
+
+
+def test_attention_in_slices_is_that_of_torchs_kernel() -> None:
+    torch.manual_seed(2)
+    query, key, value = (torch.randn(2, 3, CONTEXT, 8) for _ in range(3))
+    positions, _ = shifted(torch.zeros(2, CONTEXT, dtype=torch.int64), [150, 30, CONTEXT - 180])
+    for mask, far in ((None, None), (visible(positions, torch.float32), reach(positions))):
+        one, other = sliced(query, key, value, mask, 0.3, far), fused(query, key, value, mask, 0.3)
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
