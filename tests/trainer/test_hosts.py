@@ -1,4 +1,4 @@
-"""Two hosts that train one model together: two trainers with disks of their own, torchrun and gloo between them."""
+"""Two hosts that train one model: two trainers with disks of their own, torchrun and gloo between them."""
 
 import os
 import subprocess
