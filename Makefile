@@ -10,7 +10,7 @@ TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' requirements.txt)
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help demo up key test test-space chromium check format bench bench-web bench-batch bench-peers bench-engine bench-serving bench-idempotency schemathesis starter clean
+.PHONY: help demo up key test test-space test-training chromium check format bench bench-web bench-batch bench-peers bench-engine bench-serving bench-trainer bench-idempotency schemathesis starter clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -82,6 +82,21 @@ starter: $(VENV)/ready ## train the starter model again, as a fine-tuning job, i
 
 clean: ## remove the virtual environments; var/ stays
 	rm -rf $(VENV) $(PEERS) $(OPENAI) $(SPACE)
+
+TRAINER_PEERS ?= .venv-trainer-peers
+export TRAINER_PEERS
+bench-trainer: $(VENV)/ready-dev $(TRAINER_PEERS)/ready ## training against a plain loop and padded lines, in an environment of their own (ARGS="--rounds 3")
+	@$(BIN)/python -m bench.trainer $(ARGS)
+
+$(TRAINER_PEERS)/ready: bench/requirements-trainer-peers.txt
+	@$(PYTHON) -m venv $(TRAINER_PEERS)
+	@$(TRAINER_PEERS)/bin/pip --disable-pip-version-check --quiet install --retries 1 --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) '$(TORCH)'
+	@$(TRAINER_PEERS)/bin/pip --disable-pip-version-check --quiet install -r $<
+	@touch $@
+
+KILLS ?= 20
+test-training: $(VENV)/ready-dev ## kill trainings at random moments and compare their weights (KILLS, 20)
+	@TRAINING_KILLS=$(KILLS) $(BIN)/pytest -s tests/trainer/test_random_kills.py
 
 $(VENV)/packages: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

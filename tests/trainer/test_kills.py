@@ -7,7 +7,6 @@ from tests.trainer.children import Child, result_hashes, resumed, run, spec_of
 from trainer.spec import Spec
 from trainer.words import Done, Entered, Stepped, Word
 
-STARTER = Path(__file__).parents[2] / "models" / "starter"
 HYPERPARAMETERS = {
     "n_epochs": 2,
     "batch_size": 2,
@@ -28,8 +27,10 @@ def training(folder: Path, **changes: object) -> Spec:
 
 def adapter(folder: Path) -> Spec:
     """One with dropout, which draws random numbers at every step."""
+    base = training(folder.parent / "base", max_steps=1)
+    run(base)
     spec = training(folder, precision="bf16", lora_dropout=0.1)
-    changes = {"model": STARTER, "base_name": "starter", "init": "pretrained", "architecture": None}
+    changes = {"model": base.folder / "result", "init": "pretrained", "architecture": None}
     return spec.model_copy(update=changes | {"adapter": "lora"})
 
 
