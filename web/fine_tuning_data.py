@@ -1,5 +1,6 @@
 """What a training file is to the model that learns from it: its tokens, and what cannot be learned."""
 
+import random
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -101,12 +102,23 @@ def _too_little(found: Contents, work: FinetuneInput, block: int) -> Flaw | None
 
 
 def corpus_of(found: Contents, work: FinetuneInput, block: int) -> Corpus:
-    """What is trained on, as the trainer will pack it, but for which examples it draws to evaluate."""
+    """What is trained on: the trainer draws the same to evaluate with, and packs the same."""
     packed, held = work.hyperparameters.packing, held_out(found, work, block)
-    tokens, count = sum(found.lengths), len(found.lengths)
+    draw = random.Random(work.seed)
     if found.divisible:
         rows = packing.cut_rows(found.lengths, block, packed)
-        kept = rows - held
-        return Corpus(count, round(tokens * kept / rows) if rows else 0, kept)
-    lengths = found.lengths[: count - held]
+        sizes = _sizes(found.lengths, block, packed)
+        lost = sum(sizes(row) for row in draw.sample(range(rows), held))
+        return Corpus(len(found.lengths), sum(found.lengths) - lost, rows - held)
+    out = set(draw.sample(range(len(found.lengths)), held))
+    lengths = [length for index, length in enumerate(found.lengths) if index not in out]
     return Corpus(len(lengths), sum(lengths), len(packing.rows(lengths, block)) if packed else len(lengths))
+
+
+def _sizes(lengths: Sequence[int], block: int, packed: bool) -> Callable[[int], int]:
+    """The tokens of a row of what may be cut."""
+    if packed:
+        total = sum(lengths)
+        return lambda row: min(block, total - row * block)
+    apart = [min(block, length - begin) for length in lengths for begin in range(0, length, block)]
+    return apart.__getitem__

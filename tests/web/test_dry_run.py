@@ -3,13 +3,18 @@
 import json
 import random
 from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sqlalchemy import text
+from tokenizers import Tokenizer
 
 from jobs import packing, plan
 from jobs.database import Database
+from jobs.errors import InvalidTrainingFile
 from jobs.finetune_input import FinetuneInput
 from jobs.plan import Corpus, Shape
 from jobs.settings import Settings
@@ -17,8 +22,11 @@ from tests.web.conftest import CONTEXT, Caller, rows, the_error
 from tests.web.test_fine_tuning import JOBS, a_file
 from tests.web.test_fine_tuning_requests import SMALL, asked
 from tests.web.test_fine_tuning_review import GOOD, LONG, jsonl
+from trainer.dataset import prepare, split
+from trainer.spec import Data
 from web import connection as client
-from web import dry_run
+from web import dry_run, fine_tuning_data
+from web.learner import Learner
 
 TALK = {"messages": [{"role": "user", "content": "def"}, {"role": "assistant", "content": "name"}]}
 
@@ -91,6 +99,30 @@ def test_the_plan_is_the_trainers_own(
     assert made["warnings"] == [
         "No trainer has measured itself in this precision yet, so the duration is unknown."
     ]
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("record", [GOOD, {"text": "def name " * 40}])
+def test_tokens_and_rows_are_those_that_the_trainer_will_have(
+    tokenizer: Tokenizer, tmp_path: Path, record: dict[str, str], packing: bool
+) -> None:
+    raw = jsonl(*[{name: (text * 9)[: 3 + 2 * n] for name, text in record.items()} for n in range(150)])
+    work = FinetuneInput(training_file="f", seed=5, hyperparameters={"packing": packing})
+    learner = Learner(Shape(1, 1, 8, CONTEXT, 300), "here", 0, None)
+    here: Any = SimpleNamespace(tokenizer=lambda _: tokenizer)
+    found = fine_tuning_data.read(BytesIO(raw), "a.jsonl", learner, here, CONTEXT)
+    (tmp_path / "file").write_bytes(raw)
+    kept = prepare(
+        Data(path=tmp_path / "file", filename="a.jsonl", sha256=""),
+        learner.reader(here, found.layout, CONTEXT),
+        tmp_path / "corpus",
+        InvalidTrainingFile,
+        lambda: None,
+    )
+    rows, _ = split(kept, CONTEXT, packing, work.seed, plan.held_out)
+    corpus = fine_tuning_data.corpus_of(found, work, CONTEXT)
+    assert (corpus.tokens, corpus.rows) == (rows.tokens, len(rows))
+    assert corpus.tokens < sum(found.lengths)
 
 
 def test_the_duration_comes_from_what_the_fastest_trainer_measured(
