@@ -191,9 +191,10 @@ def _warnings(
         yield "No trainer has measured itself in this precision yet, so the duration is unknown."
     for param, found in contents.items():
         if found.cut:
+            many = "1 example" if found.cut == 1 else f"{found.cut:,} examples"
             yield (
-                f"{found.cut:,} examples of the {param} do not fit a block of {block:,} tokens: the "
-                "beginnings of their prompts will be cut off. A larger 'block_size' keeps more."
+                f"In {many} of the {param} the beginning of the prompt will be cut off, since prompt and answer "
+                f"do not fit a block of {block:,} tokens. A larger 'block_size' keeps more."
             )
     if wanted.work.validation_file is None and not data.held_out(
         contents["training_file"], wanted.work, block

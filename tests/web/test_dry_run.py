@@ -209,7 +209,7 @@ def test_what_is_cut_and_what_cannot_be_evaluated_are_warnings(
     caller: Caller, upload: Callable[[bytes], str]
 ) -> None:
     made = rehearse(caller, upload(jsonl({"prompt": "~" * 200, "completion": "name"})))
-    assert made["warnings"][1].startswith("1 examples of the training_file do not fit a block of 64 tokens")
+    assert made["warnings"][1].startswith("In 1 example of the training_file the beginning of the prompt")
     assert "too little data" in made["warnings"][2]
     assert len(made["warnings"]) == 3
 
