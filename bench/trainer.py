@@ -22,6 +22,7 @@ from jobs.finetune_input import PRESETS, Hyperparameters
 from stack import ROOT
 from trainer.launch import environment
 from trainer.spec import SPEC, Data, Spec
+from trainer.words import FIFO, WORD, Entered, Saved
 
 PEERS = Path(os.environ.get("TRAINER_PEERS", ROOT / ".venv-trainer-peers")) / "bin" / "python"
 ROWS, BLOCK = 4, 256  # of a step
@@ -126,6 +127,36 @@ def measure(entrants: dict[str, Contestant], rounds: int, steps: int) -> dict[st
     return found
 
 
+def saves(threads: int, count: int) -> list[float]:
+    """Seconds of each checkpoint of a training of its own, from the last step to the rename."""
+    with tempfile.TemporaryDirectory() as name:
+        spec = spec_in(Path(name), threads, count, save_steps=1)
+        os.mkfifo(spec.folder / FIFO)
+        own = os.environ | {"PENSTOCK_PARENT": str(os.getpid()), "PYTHONPATH": str(ROOT)}
+        child = subprocess.Popen([sys.executable, "-m", "trainer.launch", str(spec.folder)], env=own)
+        found, began = [], 0.0
+        with (spec.folder / FIFO).open("rb") as said:
+            for line in said:
+                word, now = WORD.validate_json(line), time.perf_counter()
+                if isinstance(word, Entered) and word.phase == "saving":
+                    began = now
+                elif isinstance(word, Saved):
+                    found.append(now - began)
+        assert child.wait() == 0
+    return found
+
+
+def overhead(turns: list[Turn], saved: list[float]) -> str:
+    """What a training spends on other things than learning, as a share of its time."""
+    beside = [turn.beside / turn.seconds for turn in turns]
+    every = Spec.model_fields["save_seconds"].default
+    share = statistics.median(beside) + statistics.median(saved) / every
+    return (
+        f"overhead {share:.2%} (goal 3 %): metrics and words {_spread(beside, '.2%')} of a step, a checkpoint"
+        f" {_spread(saved, '.1f')} s every {every:.0f} s"
+    )
+
+
 def _rate(turn: Turn) -> float:
     return turn.tokens / turn.seconds
 
@@ -162,6 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--saves", type=int, default=3, help="checkpoints that are timed")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", nargs="*", default=["penstock", "plain loop", "padded lines"])
     asked = parser.parse_args()
@@ -169,6 +201,8 @@ def main() -> None:
     with contestants(asked.threads, asked.only) as entrants:
         found = measure(entrants, asked.rounds, asked.steps)
     print(report(found, asked.threads))
+    if "penstock" in found and asked.saves:
+        print(overhead(found["penstock"], saves(asked.threads, asked.saves)))
     print(f"{time.monotonic() - began:,.0f} s", file=sys.stderr)
 
 

@@ -78,9 +78,11 @@ class Learner(Trainer):
         return norm
 
     def _get_grad_norm(self, model: Any, grad_norm: Tensor | None = None) -> Tensor:
-        norm = _norm(model) if grad_norm is None else grad_norm
-        self.tally.grad_norm = norm
-        return norm
+        if grad_norm is None:
+            self.accelerator.unscale_gradients()
+            grad_norm = _norm(model)
+        self.tally.grad_norm = grad_norm
+        return grad_norm
 
     @torch.no_grad()
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:

@@ -40,6 +40,9 @@ def main(folder: Path) -> None:
 
 
 def _train(spec: Spec, voice: Voice, place: Place) -> None:
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if place.processes == 1:  # else Trainer would take all GPUs that it sees, in threads
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     import torch  # seconds, of which the lifeline should not wait
     from transformers.utils.logging import disable_progress_bar
 

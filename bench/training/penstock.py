@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from trainer.words import FIFO
 
 
 class Waiting(TrainerCallback):
-    """Steps when the bench says so."""
+    """Steps when the bench says so; comes after all other callbacks."""
 
     def __init__(self, learner: "Obedient") -> None:
         self._turns, self._learner = Turns(), learner
@@ -28,16 +29,18 @@ class Waiting(TrainerCallback):
         self._turns.before_step()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self._turns.after_step(self._learner.real)
+        self._turns.after_step(self._learner.real, time.perf_counter() - self._learner.stepped_at)
 
 
 class Obedient(Learner):
     """Counts the real tokens of each step for the bench."""
 
     real = 0
+    stepped_at = 0.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.callback_handler.callbacks.insert(0, Clock(self))
         self.add_callback(Waiting(self))
 
     def get_batch_samples(self, *args: Any) -> Any:
@@ -47,6 +50,16 @@ class Obedient(Learner):
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         self.real += int(inputs["input_ids"].numel())  # rows of one text have no padding
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+class Clock(TrainerCallback):
+    """Comes before all other callbacks."""
+
+    def __init__(self, learner: Obedient) -> None:
+        self._learner = learner
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self._learner.stepped_at = time.perf_counter()
 
 
 def main(folder: Path) -> None:

@@ -19,6 +19,7 @@ class Turn:
     seconds: float
     cpu_seconds: float  # of all its threads
     tokens: int  # real ones, no padding
+    beside: float = 0.0  # seconds of these that went into other things than learning: metrics, words
 
 
 class Turns:
@@ -29,7 +30,7 @@ class Turns:
         os.dup2(2, 1)  # whatever a library prints is not an answer
         self._left = 0
         self._tokens = 0
-        self._began = self._cpu = 0.0
+        self._beside = self._began = self._cpu = 0.0
 
     def before_step(self) -> None:
         """Wait for a turn, if there is none; the process ends when the bench does."""
@@ -42,13 +43,14 @@ class Turns:
         line = sys.stdin.readline()
         if not line:
             os._exit(0)
-        self._left, self._tokens = int(line), 0
+        self._left, self._tokens, self._beside = int(line), 0, 0.0
         self._began, self._cpu = time.perf_counter(), time.process_time()
 
-    def after_step(self, tokens: int) -> None:
+    def after_step(self, tokens: int, beside: float = 0.0) -> None:
         """A step is done, of so many real tokens."""
         self._left -= 1
         self._tokens += tokens
+        self._beside += beside
 
     def serve(self, step: Callable[[], int]) -> None:
         """Make steps, each of which returns its tokens, until the bench ends."""
@@ -57,5 +59,6 @@ class Turns:
             self.after_step(step())
 
     def _answer(self) -> None:
-        turn = Turn(time.perf_counter() - self._began, time.process_time() - self._cpu, self._tokens)
+        seconds, cpu = time.perf_counter() - self._began, time.process_time() - self._cpu
+        turn = Turn(seconds, cpu, self._tokens, self._beside)
         print(json.dumps(asdict(turn)), file=self._answers, flush=True)
