@@ -193,8 +193,8 @@ def _warnings(
         if found.cut:
             many = "1 example" if found.cut == 1 else f"{found.cut:,} examples"
             yield (
-                f"In {many} of the {param} the beginning of the prompt will be cut off, since prompt and answer "
-                f"do not fit a block of {block:,} tokens. A larger 'block_size' keeps more."
+                f"In {many} of the {param} the beginning of the prompt will be cut off, since prompt and "
+                f"answer do not fit a block of {block:,} tokens. A larger 'block_size' keeps more."
             )
     if wanted.work.validation_file is None and not data.held_out(
         contents["training_file"], wanted.work, block
