@@ -120,7 +120,9 @@ def keep_checkpoint(connection: Connection, claim: Claim, new: NewCheckpoint) ->
         connection.execute(update(checkpoints).where(mine).values(best=False))
     made = upsert(checkpoints).values(**row).on_conflict_do_nothing(index_elements=["job_id", "step"])
     made_id = connection.execute(made.returning(checkpoints.c.id)).scalar()
-    if made_id is None:  # an attempt before this one got as far, and died before it was told so
+    if made_id is None:  # an attempt before this one got as far; since then it may have been evaluated
+        known = (checkpoints.c.job_id == claim.job_id, checkpoints.c.step == new.step)
+        connection.execute(update(checkpoints).where(*known).values(best=new.best, metrics=row["metrics"]))
         return True
     each = [{"checkpoint_id": made_id, "path": path, "artifact": name} for path, name in new.files.items()]
     connection.execute(insert(checkpoint_files), each)
