@@ -3,6 +3,7 @@
 import json
 import secrets
 import shutil
+import time
 import urllib.error
 import urllib.request
 from http.client import HTTPResponse
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 _SECONDS = 60  # for an answer
+_PATIENCE = 30  # seconds in which a server that says "not now" is asked again, as it asks for
 
 
 class Refused(Exception):
@@ -46,10 +48,16 @@ class Client:
 
     def _sent(self, method: str, path: str, data: bytes | None, headers: dict[str, str]) -> HTTPResponse:
         request = urllib.request.Request(f"{self._url}{path}", data, headers, method=method)
-        try:
-            return cast(HTTPResponse, urllib.request.urlopen(request, timeout=_SECONDS))
-        except urllib.error.HTTPError as error:
-            raise Refused(f"{method} {path}: {error.read().decode()}") from None
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return cast(HTTPResponse, urllib.request.urlopen(request, timeout=_SECONDS))
+            except urllib.error.HTTPError as error:
+                wait = float(error.headers.get("Retry-After", "inf"))
+                if error.code != 503 or time.monotonic() + wait > deadline:
+                    raise Refused(f"{method} {path}: {error.read().decode()}") from None
+                error.close()
+                time.sleep(wait)
 
 
 def multipart(fields: dict[str, str], name: str, content: bytes) -> tuple[bytes, str]:
