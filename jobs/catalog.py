@@ -5,7 +5,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, literal_column, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    delete,
+    func,
+    literal_column,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 
 from jobs.tables import jobs, model_versions, offers
@@ -147,11 +158,13 @@ def is_fine_tuned(connection: Connection, owner_id: int, name: str) -> bool:
 
 
 def needed_by(connection: Connection, name: str) -> str | None:
-    """The id of a job that has not ended and needs the model; None if there is none."""
-    for alive in ("'queued'", "'running'"):  # literals: each has an index, which a bound value would hide
-        mine = select(jobs.c.id).where(jobs.c.model == name, jobs.c.state == literal_column(alive)).limit(1)
-        if (found := connection.execute(mine).scalar()) is not None:
-            return str(found)
+    """The id of a job that has not ended and needs the model, or its tokenizer; None if there is none."""
+    reads = and_(jobs.c.queue == "train", jobs.c.input["tokenizer"].astext == name)
+    for needs in (jobs.c.model == name, reads):
+        for alive in ("'queued'", "'running'"):  # literals: each has an index, which a bound value would hide
+            mine = select(jobs.c.id).where(needs, jobs.c.state == literal_column(alive)).limit(1)
+            if (found := connection.execute(mine).scalar()) is not None:
+                return str(found)
     return None
 
 

@@ -1,8 +1,11 @@
 """Which models there are, and what is said of one that could not be had."""
 
+from io import BytesIO
+
 import pytest
 from flask import Flask
 from sqlalchemy import text
+from werkzeug.test import Client, TestResponse
 
 from jobs import catalog, lifecycle
 from jobs.database import Database
@@ -141,6 +144,32 @@ def test_a_fine_tuned_model_is_deleted_once_nobody_needs_it(
             "deleted": True,
         }
         the_error(caller.get(f"/v1/models/{name}"), 404, "model_not_found")
+
+
+def test_a_model_whose_tokenizer_a_fine_tune_takes_is_not_deleted(
+    settings: Settings, offered: Database, key: str
+) -> None:
+    name = fine_tune(offered, "somebody")
+    with opened(settings) as app:
+        caller = Caller(app, key)
+        form = {"purpose": "fine-tune", "file": (BytesIO(b"a text"), "a.txt")}
+        file_id = (
+            Client(app, TestResponse)
+            .post("/v1/files", data=form, headers={"Authorization": f"Bearer {key}"})
+            .get_json()["id"]
+        )
+        made = caller.post(
+            "/v1/fine_tuning/jobs",
+            model="fresh",
+            init="scratch",
+            architecture="tiny",
+            tokenizer=name,
+            training_file=file_id,
+        ).get_json()
+        refused = the_error(caller.delete(f"/v1/models/{name}"), 409, "model_in_use")
+        assert made["id"] in refused["message"]
+        caller.send("POST", f"/v1/fine_tuning/jobs/{made['id']}/cancel")
+        assert caller.delete(f"/v1/models/{name}").status_code == 200
 
 
 def test_only_fine_tuned_models_are_deleted(caller: Caller) -> None:
