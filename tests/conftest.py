@@ -12,7 +12,7 @@ import redis
 from alembic import command
 from sqlalchemy import text
 
-from jobs import embedded, keys
+from jobs import embedded, keys, signals
 from jobs.database import Database
 from jobs.settings import Settings
 from stack.migrate import alembic_config
@@ -36,6 +36,12 @@ def _no_dotenv(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(Settings.model_config, "env_file", None)
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _listeners_end_soon() -> None:
+    """Every application that a test closes waits for its listeners, which look up once in so many seconds."""
+    signals._POLL_SECONDS = 0.1
 
 
 @pytest.fixture(scope="session")
