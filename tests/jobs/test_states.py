@@ -50,7 +50,11 @@ def test_only_lifecycle_writes_a_state() -> None:
                 assert len(found) == len(re.findall(r"(?:update|insert)\(jobs\)", said)), file
                 assert "UPDATE jobs" not in said, file
                 columns |= {f"{room}/{file.name}": set(found)} if found else {}
-    assert columns == {"jobs/records.py": {"stored"}, "jobs/finetunes.py": {"available_at", "paused_at"}}
+    assert columns == {
+        "jobs/records.py": {"stored"},
+        "jobs/finetunes.py": {"available_at", "paused_at"},
+        "jobs/training.py": {"progress"},
+    }
 
 
 def test_alembic_runs_as_contributing_says(services: Path) -> None:
