@@ -66,7 +66,7 @@ def require(known: Keys) -> Identity:
         Unauthorized: no key or a wrong one, always with the same words.
         Forbidden: a key that is not for this.
     """
-    kind, _, key = request.headers.get("Authorization", "").partition(" ")
+    kind, _, key = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     if kind.lower() != "bearer" or not key.strip():
         raise Unauthorized(
             "You didn't provide an API key. Send it in the header 'Authorization: Bearer YOUR_KEY'.",
