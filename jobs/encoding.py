@@ -1,4 +1,4 @@
-"""Values as JSON, by pydantic's encoder: three times as fast as the standard library's, and it says the same."""
+"""Values as JSON, by pydantic's encoder: it says what the standard library's says in a third of the time."""
 
 import json
 from typing import Any

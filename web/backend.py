@@ -15,6 +15,7 @@ from web.following import Following
 from web.limits import Limiter
 from web.offers import Offers
 from web.prompts import Tokenizers
+from web.shown import Shown
 from web.together import Together
 from web.waiting import Waiting
 
@@ -29,6 +30,7 @@ class Backend:
     database: Database
     signals: Signals
     together: Together
+    shown: Shown
     keys: Keys
     limiter: Limiter
     offers: Offers
@@ -49,6 +51,7 @@ class Backend:
             database=database,
             signals=signals,
             together=Together.of(database, signals),
+            shown=Shown(),
             keys=Keys(database),
             limiter=Limiter(settings.redis),
             offers=Offers(database),

@@ -10,6 +10,7 @@ from pydantic import Field
 from sqlalchemy import Connection
 
 from jobs import lifecycle, records
+from jobs.encoding import encode
 from jobs.records import JobRecord
 from jobs.states import FINAL, State
 from web import idempotency, query, response_object, streaming, synchronous
@@ -25,7 +26,9 @@ from web.response_events import Events
 from web.response_job import new_job, replay
 from web.response_object import poll_after_ms
 from web.response_request import ResponseRequest
+from web.shown import Text
 from web.webhook_requests import check_url
+from web.wire import Answer
 
 blueprint = Blueprint("responses", __name__)
 
@@ -57,6 +60,8 @@ def show(response_id: str) -> Response:
     """
     asked = query.parse(ShowQuery)
     asked.check()
+    if not asked.stream and (shown := _shown(response_id)) is not None:
+        return shown
     record = _mine(response_id)
     if asked.stream:
         after = -1 if asked.starting_after is None else asked.starting_after
@@ -178,6 +183,14 @@ class IndexQuery(query.Query):
     order: Literal["asc", "desc"] = "desc"
 
 
+def _shown(response_id: str) -> Response | None:
+    """A finished response as it was shown before; None where it was not, or has changed or gone since."""
+    text = backend().shown.find(response_id)
+    if text is None or backend().together.version.ask((owner_id(), KIND, response_id)) != text.version:
+        return None
+    return Answer.of(text.body)
+
+
 def _mine(response_id: str) -> JobRecord:
     record = None
     if _ID.fullmatch(response_id):
@@ -211,8 +224,11 @@ def _wait(job_id: str, seconds: float) -> None:
 
 
 def _answer(record: JobRecord) -> Response:
-    response = jsonify(response_object.answer(backend(), record))
+    body = encode(response_object.answer(backend(), record))
+    response = Answer.of(body)
     pause = poll_after_ms(record)
     if pause is not None:
         response.headers["openai-poll-after-ms"] = str(pause)
+    elif record.version is not None:
+        backend().shown.keep(record.id, Text(record.version, body))
     return response

@@ -6,11 +6,12 @@ from typing import Self
 
 from sqlalchemy import Connection
 
-from jobs import creates, records
+from jobs import creates, polling
 from jobs.attempts import NewJob
 from jobs.creates import Create
 from jobs.database import Database
 from jobs.grouping import Grouping
+from jobs.polling import Asked
 from jobs.queue import enqueue_group
 from jobs.records import JobRecord
 from jobs.signals import Signals
@@ -27,22 +28,29 @@ class First:
 
 @dataclass(frozen=True)
 class Together:
-    """The two busiest requests, each a statement and a transaction for all who wait for one."""
+    """The busiest requests, each a statement or a transaction for all who wait for one."""
 
     accept: Grouping[First, JobRecord | None]
     """None: the client had gone, so nothing was accepted."""
-    find: Grouping[tuple[int, str, str], JobRecord | None]
+    find: Grouping[Asked, JobRecord | None]
     """By owner, kind and id."""
+    version: Grouping[Asked, str | None]
+    """Of a job that is shown; None where there is none any more."""
 
     @classmethod
     def of(cls, database: Database, signals: Signals) -> Self:
         """Nothing is asked of PostgreSQL yet."""
 
-        def find(asked: Sequence[tuple[int, str, str]]) -> list[JobRecord | None]:
-            with database.reading() as connection:
-                return records.find_all(connection, asked)
+        def find(asked: Sequence[Asked]) -> list[JobRecord | None]:
+            with database.driver() as connection:
+                return polling.find_all(connection, asked)
 
-        return cls(Grouping(lambda wanted: _accept(database, signals, wanted)), Grouping(find))
+        def version(asked: Sequence[Asked]) -> list[str | None]:
+            with database.driver() as connection:
+                return polling.versions(connection, asked)
+
+        accept = Grouping[First, JobRecord | None](lambda wanted: _accept(database, signals, wanted))
+        return cls(accept, Grouping(find), Grouping(version))
 
 
 def _accept(database: Database, signals: Signals, wanted: Sequence[First]) -> list[JobRecord | None]:

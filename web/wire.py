@@ -1,7 +1,7 @@
 """What we put in place of Flask's own where every request passes: how an answer becomes JSON and bytes."""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from flask import Flask, Request, Response
 from flask.json.provider import DefaultJSONProvider
@@ -45,7 +45,7 @@ class Answer(Response):
         """Werkzeug's way counts the bytes, looks for locations and copies all headers twice."""
         if self._whole and environ["REQUEST_METHOD"] != "HEAD":
             start_response(self.status, self.headers.to_wsgi_list())
-            return self.response
+            return cast(Iterable[bytes], self.response)
         return super().__call__(environ, start_response)
 
 
