@@ -16,12 +16,12 @@ from jobs.attempts import NewJob
 from jobs.creates import Create, KeyReused
 from jobs.queue import enqueue
 from jobs.records import JobRecord
+from jobs.submission import First
 from web import connection as client
 from web import limits
 from web.auth import identity
 from web.backend import backend
 from web.errors import BadRequest, Unavailable, Unprocessable
-from web.together import First
 
 _RETRIES = "x-stainless-retry-count"  # of the official clients, 0 for the first time
 _LONGEST_KEY = 255

@@ -1,29 +1,17 @@
 """What requests that come at the same time ask of PostgreSQL together: new jobs, and jobs by their id."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from sqlalchemy import Connection
-
-from jobs import creates, polling
-from jobs.attempts import NewJob
-from jobs.creates import Create
+from jobs import polling
 from jobs.database import Database
 from jobs.grouping import Grouping
 from jobs.polling import Asked
 from jobs.queue import enqueue_group
 from jobs.records import JobRecord
 from jobs.signals import Signals
-
-
-@dataclass(frozen=True)
-class First:
-    """A job that nobody can have asked for before, of a key without limits."""
-
-    job: NewJob
-    create: Create | None = None  # how a repetition will be told
-    gone: Callable[[], bool] = lambda: False  # whether its client is
+from jobs.submission import First
 
 
 @dataclass(frozen=True)
@@ -49,18 +37,5 @@ class Together:
             with database.driver() as connection:
                 return polling.versions(connection, asked)
 
-        accept = Grouping[First, JobRecord | None](lambda wanted: _accept(database, signals, wanted))
+        accept = Grouping[First, JobRecord | None](lambda wanted: enqueue_group(database, signals, wanted))
         return cls(accept, Grouping(find), Grouping(version))
-
-
-def _accept(database: Database, signals: Signals, wanted: Sequence[First]) -> list[JobRecord | None]:
-    """Commit these jobs with what tells their repetitions, but for those whose clients have gone."""
-
-    def admit(connection: Connection, _jobs: Sequence[NewJob]) -> list[NewJob]:
-        creates.lock_first(connection, [one.create for one in wanted if one.create is not None])
-        # looked at under the lock: a retry that comes later waits for it, and finds what is written here
-        here = [one for one in wanted if not one.gone()]
-        creates.record_all(connection, [(one.create, one.job.id) for one in here if one.create is not None])
-        return [one.job for one in here]
-
-    return enqueue_group(database, signals, [one.job for one in wanted], admit)
