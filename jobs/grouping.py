@@ -23,7 +23,16 @@ class _Caller(Generic[Asked, Answer]):
         self.asked = asked
         self.answer: list[Answer] = []
         self.error: BaseException | None = None
-        self.woken = threading.Event()
+        self._asleep = threading.Lock()  # an Event is made of several things, and one is made for each caller
+        self._asleep.acquire()
+
+    def sleep(self) -> None:
+        """Until somebody wakes it, which may have happened already."""
+        self._asleep.acquire()
+
+    def wake(self) -> None:
+        """Once."""
+        self._asleep.release()
 
     @property
     def served(self) -> bool:
@@ -51,7 +60,7 @@ class Grouping(Generic[Asked, Answer]):
             self._waiting.append(caller)
             waits, self._busy = self._busy, True
         if waits:
-            caller.woken.wait()
+            caller.sleep()
         if not caller.served:
             self._serve()
         if caller.error is not None:
@@ -68,10 +77,11 @@ class Grouping(Generic[Asked, Answer]):
             with self._lock:
                 following = self._waiting[:1]
                 self._busy = bool(following)
-            for one in [*group, *following]:
-                if one in group and not one.served:
+            for one in group:
+                if not one.served:
                     one.error = DatabaseUnavailable("the turn of its group was broken off")
-                one.woken.set()
+            for one in [*group[1:], *following]:
+                one.wake()
 
     def _answer(self, group: Sequence[_Caller[Asked, Answer]]) -> None:
         try:

@@ -27,12 +27,15 @@ from web.auth import require
 from web.backend import Backend, backend
 from web.wire import Application
 
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
+_HEADERS = tuple(
+    (name, name.lower(), value)
+    for name, value in (
+        ("X-Content-Type-Options", "nosniff"),
+        ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+        ("Referrer-Policy", "no-referrer"),
+        ("Cache-Control", "no-store"),
+    )
+)
 """Of every answer that does not set its own."""
 
 
@@ -83,8 +86,8 @@ def _add_headers(response: Response) -> Response:
     # added, not set: setting looks through all of them for each
     headers.add("x-request-id", g.request_id)
     headers.add("openai-processing-ms", str(round((time.perf_counter() - g.began) * 1000)))
-    for name, value in _HEADERS.items():
-        if name.lower() not in present:
+    for name, lower, value in _HEADERS:
+        if lower not in present:
             headers.add(name, value)
     limits.add_headers(headers)
     return response

@@ -23,7 +23,8 @@ from web.auth import identity
 from web.backend import backend
 from web.errors import BadRequest, Unavailable, Unprocessable
 
-_RETRIES = "x-stainless-retry-count"  # of the official clients, 0 for the first time
+_RETRIES = "HTTP_X_STAINLESS_RETRY_COUNT"  # of the official clients, 0 for the first time
+_KEY = "HTTP_IDEMPOTENCY_KEY"
 _LONGEST_KEY = 255
 _MOST_RETRIES = 1000
 _NO_BODY = hashlib.sha256().digest()
@@ -67,7 +68,7 @@ def accept(job: NewJob, also: Callable[[Connection], None] | None = None) -> Job
 
 def _accept_first(job: NewJob, asked: Create | None) -> JobRecord:
     """A job that is made in any case, together with those of other requests."""
-    gone = client.current().gone if _RETRIES in request.headers else lambda: False
+    gone = client.current().gone if _RETRIES in request.environ else lambda: False
     record = backend().together.accept.ask(First(job, asked, gone=gone))
     if record is None:
         raise _client_gone()
@@ -117,7 +118,7 @@ def _once(
     made_id, made = make(connection)
     creates.record(connection, asked, made_id)
     # nobody would hear of it, and a retry may have been accepted before this request was looked at
-    if _RETRIES in request.headers and client.gone():
+    if _RETRIES in request.environ and client.gone():
         raise _client_gone()
     return made, False
 
@@ -144,7 +145,7 @@ def _earlier(connection: Connection, asked: Create, find: Callable[[Connection, 
 
 def _asked(digest: bytes | None) -> Create | None:
     """This request as a create that may be repeated; None if its client gives no sign that it would."""
-    key, count = request.headers.get("Idempotency-Key"), request.headers.get(_RETRIES)
+    key, count = request.environ.get(_KEY), request.environ.get(_RETRIES)
     if key is None and count is None:
         return None
     if key is not None and not 0 < len(key) <= _LONGEST_KEY:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 from flask import Flask, Request, Response
 from flask.json.provider import DefaultJSONProvider
 from flask.sessions import NullSession, SessionInterface
+from werkzeug.routing import MapAdapter
 
 from jobs.encoding import encode
 
@@ -60,11 +61,21 @@ class _NoSessions(SessionInterface):
 
 
 class Application(Flask):
-    """Flask without what this API does not have: sessions, and functions that are coroutines."""
+    """Flask without what this API does not have: sessions, coroutines, and URLs that depend on the host."""
 
     json_provider_class = Json
     response_class = Answer
     session_interface = _NoSessions()
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """What finds the route of a request; Flask looks into its host three times first."""
+        if request is None:
+            return super().create_url_adapter(request)
+        environ = request.environ
+        path = environ["PATH_INFO"].encode("latin-1").decode(errors="replace") or "/"
+        return MapAdapter(
+            self.url_map, "", "/", "", environ["wsgi.url_scheme"], path, environ["REQUEST_METHOD"]
+        )
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """All are, and Flask looks for each function of each request."""
