@@ -50,7 +50,14 @@ def _refuse_closed(connection: psycopg.Connection, _record: object, _proxy: obje
 class Database:
     """A pool of connections; made after a fork, never before."""
 
-    def __init__(self, url: str, connections: int = 5, statement_seconds: float = 15) -> None:
+    def __init__(
+        self,
+        url: str,
+        connections: int = 5,
+        statement_seconds: float = 15,
+        kind: type[psycopg.Connection[Any]] = psycopg.Connection,
+    ) -> None:
+        """`kind` says how a connection waits."""
         common: dict[str, Any] = {
             "hide_parameters": True,  # they hold prompts, and errors are logged
             "pool_size": connections,
@@ -67,6 +74,7 @@ class Database:
         self._plain = create_engine(url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, **common)
         for engine in (self.engine, self._plain):
             event.listen(engine, "checkout", _refuse_closed)
+            event.listen(engine, "do_connect", lambda _dialect, _record, _, given: kind.connect(**given))
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
