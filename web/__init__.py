@@ -69,11 +69,13 @@ def create_app(settings: Settings) -> Flask:
 
 def _begin() -> None:
     """Give the request its name. Everything under /v1 needs a key that allows it, also what is not there."""
-    g.began = time.perf_counter()
-    g.request_id = f"req_{secrets.token_hex(16)}"
-    structlog.contextvars.bind_contextvars(request_id=g.request_id)
-    if request.path.startswith("/v1"):
-        limits.admit_request(backend().limiter, require(backend().keys))
+    name = f"req_{secrets.token_hex(16)}"
+    g.began, g.request_id = time.perf_counter(), name
+    structlog.contextvars.bind_contextvars(request_id=name)
+    path = request.path
+    if path.startswith("/v1"):
+        common = backend()
+        limits.admit_request(common.limiter, require(common.keys, path))
 
 
 def _forget_name(_error: BaseException | None) -> None:

@@ -1,6 +1,7 @@
 """The JSON body of a request, as a dictionary."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 from flask import g, request
@@ -34,21 +35,22 @@ def json_object() -> dict[str, Any]:
         UnsupportedEncoding: it is compressed.
         RequestEntityTooLarge: it is over the limit (werkzeug's error).
     """
-    if request.environ.get("CONTENT_TYPE") != _JSON and request.mimetype != _JSON:
+    environ = request.environ
+    if environ.get("CONTENT_TYPE") != _JSON and request.mimetype != _JSON:
         got = f"Unsupported content type: '{request.mimetype}'."
         raise BadRequest(f"{got} Send 'Content-Type: application/json'.", code="unsupported_content_type")
-    if request.environ.get("HTTP_CONTENT_ENCODING", "identity") != "identity":
+    if environ.get("HTTP_CONTENT_ENCODING", "identity") != "identity":
         raise UnsupportedEncoding("Compressed bodies are not taken. Send plain JSON.")
-    value = _parsed(_whole())
+    value = _parsed(_whole(environ))
     if not isinstance(value, dict):
         raise BadRequest(f"The request body must be a JSON object. {_INSTEAD}", code="invalid_json")
     return value
 
 
-def _whole() -> bytes:
+def _whole(environ: Mapping[str, Any]) -> bytes:
     length, limit = request.content_length, request.max_content_length
     if length is not None and limit is not None and length <= limit:
-        raw: bytes = request.environ["wsgi.input"].read(length)
+        raw: bytes = environ["wsgi.input"].read(length)
     else:
         raw = _unknown(limit)
     g.body_digest = hashlib.sha256(raw).digest()  # a repeated request is known by it

@@ -42,10 +42,10 @@ def accept(job: NewJob, also: Callable[[Connection], None] | None = None) -> Job
         Unprocessable: its idempotency key came with another request before.
         DatabaseUnavailable: nothing was accepted.
     """
-    asked = _asked(None)
-    if also is None and not limits.are_counted(identity()) and (asked is None or not asked.repeats):
+    asked, who = _asked(None), identity()
+    if also is None and not limits.are_counted(who) and (asked is None or not asked.repeats):
         return _accept_first(job, asked)
-    cost = limits.cost_of(backend(), identity(), job)  # may ask SQL, so not while a connection is held
+    cost = limits.cost_of(backend(), who, job)  # may ask SQL, so not while a connection is held
 
     def find(connection: Connection, job_id: str) -> JobRecord | None:
         found = records.find(connection, job.owner_id, job.kind, job_id)
@@ -55,7 +55,7 @@ def accept(job: NewJob, also: Callable[[Connection], None] | None = None) -> Job
 
     def once(connection: Connection, write: Callable[[], JobRecord]) -> JobRecord:
         def make(connection: Connection) -> tuple[str, JobRecord]:
-            limits.admit_job(connection, backend().limiter, identity(), cost)
+            limits.admit_job(connection, backend().limiter, who, cost)
             record = write()
             if also is not None:
                 also(connection)
@@ -68,7 +68,7 @@ def accept(job: NewJob, also: Callable[[Connection], None] | None = None) -> Job
 
 def _accept_first(job: NewJob, asked: Create | None) -> JobRecord:
     """A job that is made in any case, together with those of other requests."""
-    gone = client.current().gone if _RETRIES in request.environ else lambda: False
+    gone = client.current().gone if asked is not None else lambda: False
     record = backend().together.accept.ask(First(job, asked, gone=gone))
     if record is None:
         raise _client_gone()
@@ -145,7 +145,8 @@ def _earlier(connection: Connection, asked: Create, find: Callable[[Connection, 
 
 def _asked(digest: bytes | None) -> Create | None:
     """This request as a create that may be repeated; None if its client gives no sign that it would."""
-    key, count = request.environ.get(_KEY), request.environ.get(_RETRIES)
+    sent = request.environ
+    key, count = sent.get(_KEY), sent.get(_RETRIES)
     if key is None and count is None:
         return None
     if key is not None and not 0 < len(key) <= _LONGEST_KEY:

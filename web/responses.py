@@ -44,12 +44,13 @@ def create() -> Response:
     asked = ResponseRequest.parse(json_object())
     if asked.webhook is not None:
         check_url(asked.webhook, backend().settings.webhook_allow_private, "webhook")
-    job = new_job(backend(), identity(), asked)
+    common = backend()
+    job = new_job(common, identity(), asked)
     if asked.stream:
-        return streaming.create(backend(), job, partial(Events, backend()), background=asked.background)
+        return streaming.create(common, job, partial(Events, common), background=asked.background)
     if asked.background:
         return _answer(idempotency.accept(job))
-    return _answer(synchronous.run(backend(), job))
+    return _answer(synchronous.run(common, job))
 
 
 @blueprint.get("/v1/responses/<response_id>")
@@ -185,8 +186,9 @@ class IndexQuery(query.Query):
 
 def _shown(response_id: str) -> Response | None:
     """A finished response as it was shown before; None where it was not, or has changed or gone since."""
-    text = backend().shown.find(response_id)
-    if text is None or backend().together.version.ask((owner_id(), KIND, response_id)) != text.version:
+    common = backend()
+    text = common.shown.find(response_id)
+    if text is None or common.together.version.ask((owner_id(), KIND, response_id)) != text.version:
         return None
     return Answer.of(text.body)
 
