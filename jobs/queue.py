@@ -129,25 +129,33 @@ def enqueue(
     return record
 
 
-def enqueue_group(database: Database, signals: Signals, wanted: Sequence[First]) -> list[JobRecord | None]:
+def enqueue_group(
+    database: Database,
+    signals: Signals,
+    wanted: Sequence[First],
+    committing: Callable[[], None] = lambda: None,
+) -> list[JobRecord | None]:
     """Accept jobs that came at the same time, as `enqueue` does one: with one commit, and one ring.
 
-    None stands for a job that nobody waits for any more, which is not accepted.
+    `committing` is called when only the disk is waited for. None stands for a job that nobody waits for any
+    more, which is not accepted.
 
     Raises:
         DatabaseUnavailable: none was accepted.
     """
-    waited_for, made = wanted, _submitted(database, wanted)
+    waited_for, made = wanted, _submitted(database, wanted, committing)
     while made is None:
         waited_for = [one for one in waited_for if not one.gone()]
-        made = _submitted(database, waited_for) if waited_for else []
+        made = _submitted(database, waited_for, committing) if waited_for else []
     for queue in {one.job.queue for one in waited_for}:
         signals.ring(queue)
     records = {record.id: record for record in made}
     return [records.get(one.job.id) for one in wanted]
 
 
-def _submitted(database: Database, wanted: Sequence[First]) -> list[JobRecord] | None:
+def _submitted(
+    database: Database, wanted: Sequence[First], committing: Callable[[], None]
+) -> list[JobRecord] | None:
     """None, and nothing is written, where one of them is not waited for any more."""
     accepted: list[JobRecord] = []
     with database.driver() as connection, connection.transaction():
@@ -156,6 +164,7 @@ def _submitted(database: Database, wanted: Sequence[First]) -> list[JobRecord] |
         if any(one.gone() for one in wanted):
             raise psycopg.Rollback
         accepted = made
+        committing()
     return accepted or None
 
 

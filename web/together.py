@@ -6,7 +6,7 @@ from typing import Self
 
 from jobs import polling
 from jobs.database import Database
-from jobs.grouping import Grouping
+from jobs.grouping import Grouping, Overlapping
 from jobs.polling import Asked
 from jobs.queue import enqueue_group
 from jobs.records import JobRecord
@@ -37,5 +37,8 @@ class Together:
             with database.driver() as connection:
                 return polling.versions(connection, asked)
 
-        accept = Grouping[First, JobRecord | None](lambda wanted: enqueue_group(database, signals, wanted))
+        # the disk may take longer than all else, and PostgreSQL makes one wait of those that overlap
+        accept = Overlapping[First, JobRecord | None](
+            lambda wanted, pass_on: enqueue_group(database, signals, wanted, pass_on)
+        )
         return cls(accept, Grouping(find), Grouping(version))
