@@ -72,10 +72,9 @@ def _begin() -> None:
     name = f"req_{secrets.token_hex(16)}"
     g.began, g.request_id = time.perf_counter(), name
     structlog.contextvars.bind_contextvars(request_id=name)
-    path = request.path
-    if path.startswith("/v1"):
+    if request.path.startswith("/v1"):
         common = backend()
-        limits.admit_request(common.limiter, require(common.keys, path))
+        limits.admit_request(common.limiter, require(common.keys))
 
 
 def _forget_name(_error: BaseException | None) -> None:

@@ -72,8 +72,8 @@ SCOPES = {
 """What stands after /v1 in a URL, and the scopes of which a key needs one. A test walks all routes."""
 
 
-def require(known: Keys, path: str) -> Identity:
-    """Whose key came with the request; let it through only with one that allows its path.
+def require(known: Keys) -> Identity:
+    """Whose key came with the request; let it through only with one that allows its URL.
 
     Raises:
         Unauthorized: no key or a wrong one, always with the same words.
@@ -92,7 +92,7 @@ def require(known: Keys, path: str) -> Identity:
             "'Authorization: Bearer YOUR_KEY'; whoever runs this server can make one.",
             code="invalid_api_key",
         )
-    allowed = SCOPES.get(path.removeprefix("/v1/").partition("/")[0], {"inference"})
+    allowed = SCOPES.get(request.path.removeprefix("/v1/").partition("/")[0], {"inference"})
     if not allowed & found.scopes:
         wanted = " or ".join(sorted(allowed))
         raise Forbidden(f"This API key does not allow {wanted}. Use a key with that scope.")
