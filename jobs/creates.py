@@ -6,25 +6,28 @@ that is just being accepted.
 """
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     BigInteger,
     ColumnElement,
     Connection,
+    FromClause,
     Select,
+    Text,
     and_,
     bindparam,
     delete,
     func,
+    literal_column,
     or_,
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import insert
 
 from jobs.database import Database
 from jobs.tables import creates
@@ -37,9 +40,6 @@ _BATCH = 1000  # rows of one DELETE, so that no lock is held for long
 # built once: every create runs two of them
 _LOCK_ALONE = select(func.pg_advisory_xact_lock(bindparam("name", type_=BigInteger)))
 _LOCK_TOGETHER = select(func.pg_advisory_xact_lock_shared(bindparam("name", type_=BigInteger)))
-_LOCK_ALL_TOGETHER = select(
-    func.pg_advisory_xact_lock_shared(func.unnest(bindparam("names", type_=ARRAY(BigInteger))))
-)
 _RECORD = insert(creates)
 
 
@@ -77,11 +77,34 @@ def lock(connection: Connection, create: Create) -> None:
     connection.execute(_LOCK_ALONE if create.repeats else _LOCK_TOGETHER, {"name": create.lock})
 
 
-def lock_first(connection: Connection, first: Iterable[Create]) -> None:
-    """As `lock`, of several first requests."""
-    names = sorted({create.lock for create in first})
-    if names:
-        connection.execute(_LOCK_ALL_TOGETHER, {"names": names})
+GIVEN: dict[str, Any] = {"create_path": Text(), "create_digest": Text(), "create_lock": BigInteger()}
+"""What `first_of` needs beside `id` and `api_key_id`, and `given_of` gives."""
+
+
+def given_of(create: Create) -> dict[str, str | int]:
+    """A first request as JSON can carry it."""
+    return {
+        "create_path": create.path,
+        "create_digest": create.digest.hex(),
+        "create_lock": create.lock,
+    }
+
+
+def first_of(given: FromClause) -> CTE:
+    """The part of a statement that does what `lock` and `record` do, of the first requests in a table.
+
+    The locks are taken in the order of their names, so that two such statements never wait for each other.
+    """
+    names = select(given.c.create_lock).where(given.c.create_lock.is_not(None)).distinct()
+    ordered = names.order_by(given.c.create_lock).subquery("names")
+    locked = select(func.pg_advisory_xact_lock_shared(ordered.c.create_lock).label("held")).cte("locked")
+    taken = select(func.count(locked.c.held).label("locks")).subquery("taken")
+    digest = func.decode(given.c.create_digest, literal_column("'hex'"))
+    first = select(given.c.id, given.c.api_key_id, given.c.create_path, digest, literal_column("0"))
+    # PostgreSQL reads of a statement only what is needed, so the locks must seem to be
+    first = first.join(taken, taken.c.locks >= 0).where(given.c.create_path.is_not(None))
+    columns = ["resource_id", "api_key_id", "path", "digest", "retries"]
+    return insert(creates).from_select(columns, first).cte("recorded")
 
 
 def join(connection: Connection, create: Create) -> str | None:
@@ -101,24 +124,8 @@ def join(connection: Connection, create: Create) -> str | None:
 
 def record(connection: Connection, create: Create, resource_id: str) -> None:
     """Write that this request made it; the caller's commit makes both true."""
-    record_all(connection, [(create, resource_id)])
-
-
-def record_all(connection: Connection, made: Iterable[tuple[Create, str]]) -> None:
-    """As `record`, of several."""
-    values = [
-        {
-            "resource_id": resource_id,
-            "api_key_id": create.api_key_id,
-            "path": create.path,
-            "digest": create.digest,
-            "idempotency_key": create.idempotency_key,
-            "retries": create.retries,
-        }
-        for create, resource_id in made
-    ]
-    if values:
-        connection.execute(_RECORD, values)
+    values = {"resource_id": resource_id, **asdict(create)}
+    connection.execute(_RECORD, values)
 
 
 def forget(connection: Connection, resource_id: str) -> None:

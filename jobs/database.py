@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import psycopg
 from sqlalchemy import Connection, create_engine, event, text
@@ -22,11 +23,14 @@ _CONNECT = {
 }
 
 
+_LOST = (psycopg.OperationalError, psycopg.InterfaceError)
+
+
 @contextmanager
 def _reached() -> Iterator[None]:
     try:
         yield
-    except (OperationalError, InterfaceError, PoolTimeout) as error:
+    except (OperationalError, InterfaceError, PoolTimeout, *_LOST) as error:
         raise DatabaseUnavailable(str(error).splitlines()[0]) from error
 
 
@@ -46,18 +50,31 @@ def _refuse_closed(connection: psycopg.Connection, _record: object, _proxy: obje
 class Database:
     """A pool of connections; made after a fork, never before."""
 
-    def __init__(self, url: str, connections: int = 5, statement_seconds: float = 15) -> None:
-        self.engine = create_engine(
-            url,
-            hide_parameters=True,  # they hold prompts, and errors are logged
-            pool_size=connections,
-            max_overflow=0,
-            pool_timeout=5,
-            pool_use_lifo=True,
-            connect_args={**_CONNECT, "options": f"-c statement_timeout={int(statement_seconds * 1000)}"},
-        )
-        event.listen(self.engine, "checkout", _refuse_closed)
-        self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+    def __init__(
+        self,
+        url: str,
+        connections: int = 5,
+        statement_seconds: float = 15,
+        kind: type[psycopg.Connection[Any]] = psycopg.Connection,
+    ) -> None:
+        """`kind` says how a connection waits."""
+        common: dict[str, Any] = {
+            "hide_parameters": True,  # they hold prompts, and errors are logged
+            "pool_size": connections,
+            "max_overflow": 0,
+            "pool_timeout": 5,
+            "pool_use_lifo": True,
+            "connect_args": {
+                **_CONNECT,
+                "options": f"-c statement_timeout={int(statement_seconds * 1000)}",
+            },
+        }
+        self.engine = create_engine(url, **common)
+        # connections of their own: to change the mode of one and back costs more than a statement
+        self._plain = create_engine(url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, **common)
+        for engine in (self.engine, self._plain):
+            event.listen(engine, "checkout", _refuse_closed)
+            event.listen(engine, "do_connect", lambda _dialect, _record, _, given: kind.connect(**given))
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -76,8 +93,25 @@ class Database:
         Raises:
             DatabaseUnavailable: as for `transaction`.
         """
-        with _reached(), self._reading.connect() as connection:
+        with _reached(), self._plain.connect() as connection:
             yield connection
+
+    @contextmanager
+    def driver(self) -> Iterator[psycopg.Connection]:
+        """As `reading`, without SQLAlchemy: for `statements`.
+
+        Raises:
+            DatabaseUnavailable: as for `transaction`.
+        """
+        with _reached():
+            lent = self._plain.raw_connection()
+            try:
+                yield cast(psycopg.Connection, lent.driver_connection)
+            except BaseException:
+                lent.invalidate()  # it may stand in the middle of a statement or a transaction
+                raise
+            finally:
+                lent.close()
 
     def wait_until_up(self, seconds: float, worth_waiting: Callable[[], bool] = lambda: True) -> None:
         """Return as soon as PostgreSQL answers.
@@ -99,3 +133,4 @@ class Database:
     def close(self) -> None:
         """Give every connection back to the server."""
         self.engine.dispose()
+        self._plain.dispose()

@@ -23,7 +23,16 @@ class _Caller(Generic[Asked, Answer]):
         self.asked = asked
         self.answer: list[Answer] = []
         self.error: BaseException | None = None
-        self.woken = threading.Event()
+        self._asleep = threading.Lock()  # an Event is made of several things, and one is made for each caller
+        self._asleep.acquire()
+
+    def sleep(self) -> None:
+        """Until somebody wakes it, which may have happened already."""
+        self._asleep.acquire()
+
+    def wake(self) -> None:
+        """Once."""
+        self._asleep.release()
 
     @property
     def served(self) -> bool:
@@ -51,7 +60,7 @@ class Grouping(Generic[Asked, Answer]):
             self._waiting.append(caller)
             waits, self._busy = self._busy, True
         if waits:
-            caller.woken.wait()
+            caller.sleep()
         if not caller.served:
             self._serve()
         if caller.error is not None:
@@ -62,20 +71,34 @@ class Grouping(Generic[Asked, Answer]):
         """Take a turn: the caller is the first of those who wait."""
         with self._lock:
             group, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
-        try:
-            self._answer(group)
-        finally:  # also where this caller's greenlet is ended in the middle
-            with self._lock:
-                following = self._waiting[:1]
-                self._busy = bool(following)
-            for one in [*group, *following]:
-                if one in group and not one.served:
-                    one.error = DatabaseUnavailable("the turn of its group was broken off")
-                one.woken.set()
+        passed: list[None] = []
 
-    def _answer(self, group: Sequence[_Caller[Asked, Answer]]) -> None:
+        def pass_on() -> None:
+            if not passed:
+                passed.append(None)
+                self._pass_on()
+
         try:
-            answers = self._work([one.asked for one in group])
+            self._answer(group, pass_on)
+        finally:  # also where this caller's greenlet is ended in the middle
+            for one in group:
+                if not one.served:
+                    one.error = DatabaseUnavailable("the turn of its group was broken off")
+            for one in group[1:]:
+                one.wake()
+            pass_on()
+
+    def _pass_on(self) -> None:
+        """Give the turn to the first of those who wait now, if there is one."""
+        with self._lock:
+            following = self._waiting[:1]
+            self._busy = bool(following)
+        for one in following:
+            one.wake()
+
+    def _answer(self, group: Sequence[_Caller[Asked, Answer]], pass_on: Callable[[], None]) -> None:
+        try:
+            answers = self._do([one.asked for one in group], pass_on)
             for one, answer in zip(group, answers, strict=True):
                 one.answer.append(answer)
         except Exception as error:  # noqa: BLE001  everybody gets the error of their own
@@ -84,4 +107,19 @@ class Grouping(Generic[Asked, Answer]):
                     one.error = error
                 return
             for one in group:
-                self._answer([one])
+                self._answer([one], pass_on)
+
+    def _do(self, asked: Sequence[Asked], _pass_on: Callable[[], None]) -> Sequence[Answer]:
+        return self._work(asked)
+
+
+class Overlapping(Grouping[Asked, Answer]):
+    """Groups of which the next one begins while this one only waits for its end, when its work says so."""
+
+    def __init__(self, work: Callable[[Sequence[Asked], Callable[[], None]], Sequence[Answer]]) -> None:
+        """`work` may call what it gets with its group, from then on beside the work for others."""
+        super().__init__(lambda asked: work(asked, lambda: None))
+        self._overlapping = work
+
+    def _do(self, asked: Sequence[Asked], pass_on: Callable[[], None]) -> Sequence[Answer]:
+        return self._overlapping(asked, pass_on)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from enum import StrEnum
 
+import psycopg
 from celery import Celery
 from celery.platforms import SecurityWarning
 from celery.signals import setup_logging
@@ -17,6 +18,7 @@ from jobs.database import Database
 from jobs.records import JobRecord
 from jobs.settings import Settings
 from jobs.signals import Signals
+from jobs.submission import First
 
 _DOORBELL_EXPIRES = timedelta(seconds=60)  # by then everybody has looked by themselves
 
@@ -129,26 +131,43 @@ def enqueue(
     return record
 
 
-Admit = Callable[[Connection, Sequence[NewJob]], Sequence[NewJob]]
-"""Says which of several jobs are to be written, and may write more rows of their own."""
-
-
 def enqueue_group(
-    database: Database, signals: Signals, wanted: Sequence[NewJob], admit: Admit
+    database: Database,
+    signals: Signals,
+    wanted: Sequence[First],
+    committing: Callable[[], None] = lambda: None,
 ) -> list[JobRecord | None]:
     """Accept jobs that came at the same time, as `enqueue` does one: with one commit, and one ring.
 
-    None stands for a job that was not admitted.
+    `committing` is called when only the disk is waited for. None stands for a job that nobody waits for any
+    more, which is not accepted.
 
     Raises:
         DatabaseUnavailable: none was accepted.
     """
-    with database.transaction() as connection:
-        admitted = admit(connection, wanted)
-        records = {one.id: one for one in submission.submit_group(connection, admitted)} if admitted else {}
-    for queue in {job.queue for job in admitted}:
+    waited_for, made = wanted, _submitted(database, wanted, committing)
+    while made is None:
+        waited_for = [one for one in waited_for if not one.gone()]
+        made = _submitted(database, waited_for, committing) if waited_for else []
+    for queue in {one.job.queue for one in waited_for}:
         signals.ring(queue)
-    return [records.get(job.id) for job in wanted]
+    records = {record.id: record for record in made}
+    return [records.get(one.job.id) for one in wanted]
+
+
+def _submitted(
+    database: Database, wanted: Sequence[First], committing: Callable[[], None]
+) -> list[JobRecord] | None:
+    """None, and nothing is written, where one of them is not waited for any more."""
+    accepted: list[JobRecord] = []
+    with database.driver() as connection, connection.transaction():
+        made = submission.submit_group(connection, wanted)
+        # looked at under the locks: a retry that comes later waits for them, and finds what is written here
+        if any(one.gone() for one in wanted):
+            raise psycopg.Rollback
+        accepted = made
+        committing()
+    return accepted or None
 
 
 def _broker_url(redis_url: str) -> str:

@@ -1,6 +1,6 @@
 """What a job looks like to its owner: every read names the owner, and none changes a state."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import cache
@@ -19,7 +19,6 @@ from sqlalchemy import (
     any_,
     bindparam,
     case,
-    column,
     delete,
     func,
     literal_column,
@@ -59,6 +58,7 @@ class JobRecord:
     available_at: datetime | None = None  # not before
     paused_at: datetime | None = None
     progress: dict[str, Any] | None = None  # of a fine-tune
+    version: str | None = None  # changes with the row; only `polling` says it
 
 
 def read(connection: Connection, job_id: str) -> JobRecord:
@@ -68,15 +68,8 @@ def read(connection: Connection, job_id: str) -> JobRecord:
 
 def find(connection: Connection, owner_id: int, kind: str, job_id: str) -> JobRecord | None:
     """The job of that id, if it is this owner's and of this kind."""
-    return find_all(connection, [(owner_id, kind, job_id)])[0]
-
-
-def find_all(connection: Connection, asked: Sequence[tuple[int, str, str]]) -> list[JobRecord | None]:
-    """As `find`, of several (owner, kind, id), in one statement."""
-    owners, kinds, ids = zip(*set(asked), strict=True)
-    rows = connection.execute(_finding(), {"owners": owners, "kinds": kinds, "ids": ids})
-    found = {(row.asked_by, row.kind, row.id): record_of(row) for row in rows}
-    return [found.get(one) for one in asked]
+    row = connection.execute(_finding(), {"owner": owner_id, "kind": kind, "id": job_id}).one_or_none()
+    return None if row is None else record_of(row)
 
 
 def conversation(connection: Connection, owner_id: int, job_id: str) -> list[dict[str, Any]] | None:
@@ -96,7 +89,7 @@ def page(
     where: Iterable[ColumnElement[bool]] = (),
 ) -> tuple[list[JobRecord], bool]:
     """Up to `limit` stored jobs that follow the job `after`, and whether there are more."""
-    query = _read().where(jobs.c.owner_id == owner_id, jobs.c.kind == kind, jobs.c.stored, *where)
+    query = reading().where(jobs.c.owner_id == owner_id, jobs.c.kind == kind, jobs.c.stored, *where)
     if after is not None:
         mark = select(jobs.c.seq).where(jobs.c.id == after, jobs.c.owner_id == owner_id).scalar_subquery()
         query = query.where(jobs.c.seq < mark if newest_first else jobs.c.seq > mark)
@@ -140,42 +133,38 @@ def _alive() -> Select[Any]:
 
 @cache
 def _reading() -> Select[Any]:
-    return _read().where(jobs.c.id == bindparam("job_id", type_=Text))
+    return reading().where(jobs.c.id == bindparam("job_id", type_=Text))
 
 
 @cache
 def _finding() -> Select[Any]:
-    """The statement of every poll: SQLAlchemy is twice as fast with one that it has met.
-
-    Owner and kind are compared so that only the id can be looked up in an index: while a young table has no
-    statistics, PostgreSQL would else read all jobs of an owner.
-    """
-    columns: dict[str, Any] = {"owners": BigInteger(), "kinds": Text(), "ids": Text()}
-    arrays = [bindparam(name, type_=ARRAY(kind)) for name, kind in columns.items()]
-    table = func.unnest(*arrays).table_valued(
-        *(column(name, kind) for name, kind in columns.items()), name="asked"
-    )
-    asked = table.render_derived()
-    return (
-        _read()
-        .add_columns(asked.c.owners.label("asked_by"))
-        .join(asked, jobs.c.id == asked.c.ids)
-        .where(
-            jobs.c.owner_id.is_not_distinct_from(asked.c.owners),
-            jobs.c.kind.is_not_distinct_from(asked.c.kinds),
+    return reading().where(
+        *is_mine(
+            bindparam("owner", type_=BigInteger), bindparam("kind", type_=Text), bindparam("id", type_=Text)
         )
     )
 
 
+def is_mine(
+    owner: ColumnElement[Any], kind: ColumnElement[Any], job_id: ColumnElement[Any]
+) -> tuple[ColumnElement[bool], ...]:
+    """The job of that id, if it is this owner's and of this kind.
+
+    These are compared so that only the id can be looked up in an index: while a young table has no
+    statistics, PostgreSQL would else read all jobs of an owner.
+    """
+    return (
+        jobs.c.id == job_id,
+        jobs.c.owner_id.is_not_distinct_from(owner),
+        jobs.c.kind.is_not_distinct_from(kind),
+    )
+
+
 @cache
-def _read() -> Select[Any]:
-    position = case((jobs.c.state == State.QUEUED, queue_position(jobs)))
-    return select(*columns_of(jobs), position.label("queue_position"))
-
-
-def columns_of(row: FromClause) -> list[ColumnElement[Any]]:
-    """Those that a record shows, but for its position."""
-    return [row.c[name] for name in _NAMES if name != "queue_position"]
+def reading() -> Select[Any]:
+    """The query of records, in the order of their fields."""
+    position = case((jobs.c.state == State.QUEUED, queue_position(jobs))).label("queue_position")
+    return select(*(position if name == "queue_position" else jobs.c[name] for name in FIELDS))
 
 
 def queue_position(row: FromClause) -> ScalarSelect[int]:
@@ -198,7 +187,8 @@ def queue_position(row: FromClause) -> ScalarSelect[int]:
 
 def record_of(row: Row[Any]) -> JobRecord:
     """The record in a row that names every field of it."""
-    return JobRecord(**{name: getattr(row, name) for name in _NAMES} | {"state": State(row.state)})
+    return JobRecord(**{name: getattr(row, name) for name in FIELDS} | {"state": State(row.state)})
 
 
-_NAMES = [field.name for field in fields(JobRecord)]
+FIELDS = tuple(field.name for field in fields(JobRecord) if field.name != "version")
+"""What `reading` reads, in this order."""

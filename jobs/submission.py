@@ -1,17 +1,16 @@
 """The only module that makes the rows of jobs, each with its first event; `lifecycle` moves them."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
+import psycopg
 from sqlalchemy import (
     ColumnClause,
     Connection,
     Float,
     Interval,
-    Row,
     Select,
     Text,
     and_,
@@ -26,35 +25,55 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from jobs import creates
 from jobs.attempts import NewJob
+from jobs.creates import Create
+from jobs.encoding import encode
 from jobs.moves import log_of, table_of
 from jobs.records import POSITION_LIMIT, JobRecord, queue_position
+from jobs.statements import Statement
 from jobs.states import State
 from jobs.tables import jobs
 
 _NOW = func.clock_timestamp()  # now() would be the start of the transaction
 
 
+@dataclass(frozen=True)
+class First:
+    """A job that nobody can have asked for before."""
+
+    job: NewJob
+    create: Create | None = None  # how a repetition will be told
+    gone: Callable[[], bool] = lambda: False  # whether nobody waits for the answer any more
+
+
 def submit(connection: Connection, job: NewJob) -> JobRecord:
     """Write the row and its first event, in one statement; the caller's commit accepts the job."""
-    return submit_group(connection, [job])[0]
+    return _accepted(job, connection.execute(_submission(), {"given": _given([First(job)])}).one())
 
 
-def submit_group(connection: Connection, accepted: Sequence[NewJob]) -> list[JobRecord]:
-    """As `submit`, of several that came at the same time, in one statement too."""
-    given = json.dumps([_as_given(job) for job in accepted])
-    written = {row.id: row for row in connection.execute(_submission(), {"given": given})}
-    return [_accepted(job, written[job.id]) for job in accepted]
+def submit_group(connection: psycopg.Connection, wanted: Sequence[First]) -> list[JobRecord]:
+    """As `submit`, of several that came at the same time and with what tells their repetitions."""
+    written = {row[0]: row for row in _submission_of_group().rows(connection, given=_given(wanted))}
+    return [_accepted(one.job, written[one.job.id]) for one in wanted]
 
 
-def _as_given(job: NewJob) -> dict[str, Any]:
+def _given(wanted: Sequence[First]) -> str:
+    return encode([_as_given(one) for one in wanted]).decode()
+
+
+def _as_given(wanted: First) -> dict[str, Any]:
     """A job as `_submission` reads it: JSON within JSON is text, so that any text passes unread."""
-    values = {name: getattr(job, name) for name in _NEW}
-    values |= {name: json.dumps(values[name]) for name in _NEW_JSON if values[name] is not None}
-    return values | {"behind": job.behind.total_seconds()}
+    values = {name: getattr(wanted.job, name) for name in _NEW}
+    for name in _NEW_JSON:
+        if values[name] is not None:
+            values[name] = encode(values[name]).decode()
+    values["behind"] = wanted.job.behind.total_seconds()
+    return values if wanted.create is None else values | creates.given_of(wanted.create)
 
 
-def _accepted(job: NewJob, row: Row[Any]) -> JobRecord:
+def _accepted(job: NewJob, row: Sequence[Any]) -> JobRecord:
+    _id, created_at, available_at, position = row
     return JobRecord(
         id=job.id,
         kind=job.kind,
@@ -66,12 +85,12 @@ def _accepted(job: NewJob, row: Row[Any]) -> JobRecord:
         input=dict(job.input),
         output=None,
         error=None,
-        created_at=row.created_at,
+        created_at=created_at,
         started_at=None,
         finished_at=None,
         cancel_requested_at=None,
-        queue_position=row.queue_position,
-        available_at=row.available_at,
+        queue_position=position,
+        available_at=available_at,
     )
 
 
@@ -82,9 +101,10 @@ def _submission() -> Select[Any]:
     Jobs of one class in a group have one turn, so nobody else's stand between them: those before are counted
     once for all of them.
     """
-    columns: list[ColumnClause[Any]] = [column(name, _kind_given(name)) for name in _NEW]
+    kinds = {name: _kind_given(name) for name in _NEW} | creates.GIVEN
+    columns: list[ColumnClause[Any]] = [column(name, kind) for name, kind in kinds.items()]
     table = func.json_to_recordset(bindparam("given", type_=Text).cast(JSON))
-    given = table.table_valued(*columns, name="given").render_derived(with_types=True)
+    given = select(table.table_valued(*columns).render_derived(with_types=True)).cte("given")
     values = [given.c[name].cast(jobs.c[name].type) for name in _WRITTEN]
     turn = select(_NOW).scalar_subquery() + given.c.behind * literal_column("interval '1 second'", Interval)
     row = (
@@ -103,7 +123,12 @@ def _submission() -> Select[Any]:
     position = func.least(POSITION_LIMIT, before.c.position + mates).label("queue_position")
     same = and_(*(before.c[one.name] == one for one in which))
     accepted = select(row.c.id, row.c.created_at, row.c.available_at, position).join(before, same)
-    return accepted.add_cte(log_of(row, literal(None, Text)))
+    return accepted.add_cte(log_of(row, literal(None, Text)), creates.first_of(given))
+
+
+@cache
+def _submission_of_group() -> Statement:
+    return Statement(_submission(), "given")
 
 
 _NEW = [field.name for field in fields(NewJob)]

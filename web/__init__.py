@@ -26,28 +26,29 @@ from web import (
 )
 from web.auth import require
 from web.backend import Backend, backend
+from web.wire import Application
 
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
+_HEADERS = tuple(
+    (name, name.lower(), value)
+    for name, value in (
+        ("X-Content-Type-Options", "nosniff"),
+        ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+        ("Referrer-Policy", "no-referrer"),
+        ("Cache-Control", "no-store"),
+    )
+)
 """Of every answer that does not set its own."""
 
 
 def create_app(settings: Settings) -> Flask:
     """The application, with its threads running: call it in the process that serves, after the fork."""
-    app = Flask(__name__, static_folder=None)
+    app = Application(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = int(settings.max_body_mb * 1_000_000)
-    app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False  # a redirect is no answer for a client of the API
     app.extensions["penstock"] = Backend.open(settings)
-    app.before_request(_name_request)
-    app.before_request(_authenticate)
+    app.before_request(_begin)
     app.after_request(_add_headers)
     app.teardown_request(_forget_name)
-    limits.register(app)
     errors.register(app)
     for module in (
         responses,
@@ -68,20 +69,18 @@ def create_app(settings: Settings) -> Flask:
     return app
 
 
-def _name_request() -> None:
-    g.began = time.perf_counter()
-    g.request_id = f"req_{secrets.token_hex(16)}"
-    structlog.contextvars.bind_contextvars(process="web", request_id=g.request_id)
+def _begin() -> None:
+    """Give the request its name. Everything under /v1 needs a key that allows it, also what is not there."""
+    name = f"req_{secrets.token_hex(16)}"
+    g.began, g.request_id = time.perf_counter(), name
+    structlog.contextvars.bind_contextvars(request_id=name)
+    if request.path.startswith("/v1"):
+        common = backend()
+        limits.admit_request(common.limiter, require(common.keys))
 
 
 def _forget_name(_error: BaseException | None) -> None:
     structlog.contextvars.unbind_contextvars("request_id")  # the thread serves others
-
-
-def _authenticate() -> None:
-    """Everything under /v1 needs a key that allows it, also what does not exist there."""
-    if request.path.startswith("/v1"):
-        limits.admit_request(backend().limiter, require(backend().keys))
 
 
 def _add_headers(response: Response) -> Response:
@@ -90,7 +89,8 @@ def _add_headers(response: Response) -> Response:
     # added, not set: setting looks through all of them for each
     headers.add("x-request-id", g.request_id)
     headers.add("openai-processing-ms", str(round((time.perf_counter() - g.began) * 1000)))
-    for name, value in _HEADERS.items():
-        if name.lower() not in present:
+    for name, lower, value in _HEADERS:
+        if lower not in present:
             headers.add(name, value)
+    limits.add_headers(headers)
     return response

@@ -3,11 +3,13 @@
 import hashlib
 import re
 import time
+from collections.abc import Sequence
 
 from flask import g, request
 
 from jobs import keys
 from jobs.database import Database
+from jobs.grouping import Grouping
 from jobs.keys import SCOPES as SCOPES_OF_KEYS
 from jobs.keys import Identity
 from web.errors import Forbidden, Unauthorized
@@ -22,6 +24,7 @@ class Keys:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: dict[bytes, tuple[float, Identity]] = {}
+        self._asking = Grouping[tuple[bytes, str], Identity | None](self._asked_once)
 
     def identify(self, key: str) -> Identity | None:
         """The identity behind a key; None for a wrong or revoked one.
@@ -31,18 +34,28 @@ class Keys:
         """
         name = hashlib.sha256(key.encode()).digest()
         until, identity = self._known.get(name, (0.0, None))
-        if identity is not None and time.monotonic() < until:
-            return identity
+        if identity is None:
+            return self._ask(name, key)
+        return identity if time.monotonic() < until else self._asking.ask((name, key))
+
+    def _asked_once(self, askers: Sequence[tuple[bytes, str]]) -> list[Identity | None]:
+        """For all with a known key whose time has run out while somebody asks SQL."""
+        return [self._known_still(name) or self._ask(name, key) for name, key in askers]
+
+    def _known_still(self, name: bytes) -> Identity | None:
+        until, identity = self._known.get(name, (0.0, None))
+        return identity if time.monotonic() < until else None
+
+    def _ask(self, name: bytes, key: str) -> Identity | None:
         with self._database.transaction() as connection:
             identity = keys.identify(connection, key)
-        if identity is not None:
-            self._remember(name, identity)
-        return identity
-
-    def _remember(self, name: bytes, identity: Identity) -> None:
+        if identity is None:
+            self._known.pop(name, None)
+            return None
         if len(self._known) >= _REMEMBERED_KEYS:
             self._known.clear()
         self._known[name] = (time.monotonic() + _REMEMBERED_SECONDS, identity)
+        return identity
 
 
 SCOPES = {
@@ -76,7 +89,7 @@ def require(known: Keys) -> Identity:
         Unauthorized: no key or a wrong one, always with the same words.
         Forbidden: a key that is not for this.
     """
-    kind, _, key = request.headers.get("Authorization", "").partition(" ")
+    kind, _, key = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     if kind.lower() != "bearer" or not key.strip():
         raise Unauthorized(
             "You didn't provide an API key. Send it in the header 'Authorization: Bearer YOUR_KEY'.",

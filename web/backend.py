@@ -3,18 +3,22 @@
 from dataclasses import dataclass
 from typing import Self
 
+import psycopg
 from flask import current_app
+from gevent import monkey  # type: ignore[import-untyped]
 
 from jobs.artifacts import ArtifactStore
 from jobs.database import Database
 from jobs.queue import make_signals
 from jobs.settings import Settings
 from jobs.signals import Signals
+from web import green
 from web.auth import Keys
 from web.following import Following
 from web.limits import Limiter
 from web.offers import Offers
 from web.prompts import Tokenizers
+from web.shown import Shown
 from web.together import Together
 from web.waiting import Waiting
 
@@ -29,6 +33,7 @@ class Backend:
     database: Database
     signals: Signals
     together: Together
+    shown: Shown
     keys: Keys
     limiter: Limiter
     offers: Offers
@@ -40,7 +45,8 @@ class Backend:
     @classmethod
     def open(cls, settings: Settings) -> Self:
         """Start the threads. Nothing is asked of PostgreSQL or Redis yet: both may come later."""
-        database = Database(settings.database, _CONNECTIONS)
+        kind = green.Connection if monkey.is_module_patched("select") else psycopg.Connection
+        database = Database(settings.database, _CONNECTIONS, kind=kind)
         artifacts = ArtifactStore(settings.artifacts)
         waiting = Waiting(database, settings.redis, places=max(1, settings.web_connections * 7 // 8))
         signals = make_signals(settings)
@@ -49,6 +55,7 @@ class Backend:
             database=database,
             signals=signals,
             together=Together.of(database, signals),
+            shown=Shown(),
             keys=Keys(database),
             limiter=Limiter(settings.redis),
             offers=Offers(database),

@@ -33,13 +33,16 @@ def read(models: Models, owner_id: int, model: ModelVersion, asked: ResponseRequ
     Raises:
         BadRequest: it does not fit, the model takes none, or the response before it cannot be continued.
     """
-    items = [_item(message) for message in asked.input]
+    own = items = [_item(message) for message in asked.input]
     if asked.previous_response_id is not None:
         _check_template(model)
         items = [*_before(models, owner_id, asked.previous_response_id), *items]
     if asked.truncation == "auto":
         items = _fitting(models, model, items, asked)
-    prompt = _prompt(models, model, items, asked)
+    if items is own:
+        prompt = prompts.conversation(models.tokenizers, model, asked.input, asked.instructions)
+    else:
+        prompt = _prompt(models, model, items, asked)
     return Conversation(items, prompt, models.tokenizers.count(model, prompt, "input"))
 
 

@@ -16,14 +16,15 @@ from jobs.attempts import NewJob
 from jobs.creates import Create, KeyReused
 from jobs.queue import enqueue
 from jobs.records import JobRecord
+from jobs.submission import First
 from web import connection as client
 from web import limits
 from web.auth import identity
 from web.backend import backend
 from web.errors import BadRequest, Unavailable, Unprocessable
-from web.together import First
 
-_RETRIES = "x-stainless-retry-count"  # of the official clients, 0 for the first time
+_RETRIES = "HTTP_X_STAINLESS_RETRY_COUNT"  # of the official clients, 0 for the first time
+_KEY = "HTTP_IDEMPOTENCY_KEY"
 _LONGEST_KEY = 255
 _MOST_RETRIES = 1000
 _NO_BODY = hashlib.sha256().digest()
@@ -41,10 +42,10 @@ def accept(job: NewJob, also: Callable[[Connection], None] | None = None) -> Job
         Unprocessable: its idempotency key came with another request before.
         DatabaseUnavailable: nothing was accepted.
     """
-    asked = _asked(None)
-    if also is None and not limits.are_counted(identity()) and (asked is None or not asked.repeats):
+    asked, who = _asked(None), identity()
+    if also is None and not limits.are_counted(who) and (asked is None or not asked.repeats):
         return _accept_first(job, asked)
-    cost = limits.cost_of(backend(), identity(), job)  # may ask SQL, so not while a connection is held
+    cost = limits.cost_of(backend(), who, job)  # may ask SQL, so not while a connection is held
 
     def find(connection: Connection, job_id: str) -> JobRecord | None:
         found = records.find(connection, job.owner_id, job.kind, job_id)
@@ -54,7 +55,7 @@ def accept(job: NewJob, also: Callable[[Connection], None] | None = None) -> Job
 
     def once(connection: Connection, write: Callable[[], JobRecord]) -> JobRecord:
         def make(connection: Connection) -> tuple[str, JobRecord]:
-            limits.admit_job(connection, backend().limiter, identity(), cost)
+            limits.admit_job(connection, backend().limiter, who, cost)
             record = write()
             if also is not None:
                 also(connection)
@@ -67,7 +68,7 @@ def accept(job: NewJob, also: Callable[[Connection], None] | None = None) -> Job
 
 def _accept_first(job: NewJob, asked: Create | None) -> JobRecord:
     """A job that is made in any case, together with those of other requests."""
-    gone = client.current().gone if _RETRIES in request.headers else lambda: False
+    gone = client.current().gone if asked is not None else lambda: False
     record = backend().together.accept.ask(First(job, asked, gone=gone))
     if record is None:
         raise _client_gone()
@@ -117,7 +118,7 @@ def _once(
     made_id, made = make(connection)
     creates.record(connection, asked, made_id)
     # nobody would hear of it, and a retry may have been accepted before this request was looked at
-    if _RETRIES in request.headers and client.gone():
+    if _RETRIES in request.environ and client.gone():
         raise _client_gone()
     return made, False
 
@@ -144,7 +145,8 @@ def _earlier(connection: Connection, asked: Create, find: Callable[[Connection, 
 
 def _asked(digest: bytes | None) -> Create | None:
     """This request as a create that may be repeated; None if its client gives no sign that it would."""
-    key, count = request.headers.get("Idempotency-Key"), request.headers.get(_RETRIES)
+    sent = request.environ
+    key, count = sent.get(_KEY), sent.get(_RETRIES)
     if key is None and count is None:
         return None
     if key is not None and not 0 < len(key) <= _LONGEST_KEY:

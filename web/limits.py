@@ -11,13 +11,14 @@ from typing import NoReturn
 
 import redis
 import structlog
-from flask import Flask, Response, g
+from flask import g
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy import Connection
+from werkzeug.datastructures import Headers
 
 from jobs import keys
 from jobs.attempts import NewJob
@@ -115,8 +116,10 @@ def admit_request(limiter: Limiter, who: Identity) -> None:
     Raises:
         RateLimited: the key sent too many in the last minute.
     """
-    g.windows = {}
     most, tokens = who.limits.requests_per_minute, who.limits.tokens_per_minute
+    if most is None and tokens is None:
+        return
+    g.windows = {}
     if tokens is not None:
         _, g.windows["tokens"] = limiter.take(_name(who, "tokens"), tokens, 0)
     if most is not None:
@@ -157,9 +160,12 @@ def admit_job(connection: Connection, limiter: Limiter, who: Identity, cost: int
         _refuse(TooManyTokens, f"{most} tokens per minute, of which this needs {cost}", window.wait(cost))
 
 
-def register(app: Flask) -> None:
-    """Tell every client whose key has limits how it stands."""
-    app.after_request(_add_headers)
+def add_headers(headers: Headers) -> None:
+    """Tell a client whose key has limits how it stands."""
+    for kind, window in g.get("windows", {}).items():
+        headers[f"x-ratelimit-limit-{kind}"] = str(window.limit)
+        headers[f"x-ratelimit-remaining-{kind}"] = str(window.remaining)
+        headers[f"x-ratelimit-reset-{kind}"] = _duration(window.reset)
 
 
 def _admit_jobs(connection: Connection, who: Identity) -> None:
@@ -195,14 +201,6 @@ def _refuse(error: type[RateLimited], what: str, seconds: float) -> NoReturn:
         retry_after=math.ceil(min(seconds, _MINUTE)),
         should_retry=seconds <= _MINUTE,
     )
-
-
-def _add_headers(response: Response) -> Response:
-    for kind, window in g.get("windows", {}).items():
-        response.headers[f"x-ratelimit-limit-{kind}"] = str(window.limit)
-        response.headers[f"x-ratelimit-remaining-{kind}"] = str(window.remaining)
-        response.headers[f"x-ratelimit-reset-{kind}"] = _duration(window.reset)
-    return response
 
 
 def _duration(seconds: float) -> str:

@@ -1,11 +1,12 @@
 """Which model a request may name."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from jobs import catalog
 from jobs.catalog import ModelVersion, Offer
 from jobs.database import Database
+from jobs.grouping import Grouping
 from web.errors import NotFound, Unavailable
 
 _REMEMBERED_SECONDS = 1.0
@@ -17,6 +18,7 @@ class Offers:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: tuple[dict[str, Offer], float] = {}, 0.0  # and until when; read and replaced as one
+        self._asking = Grouping[None, Mapping[str, Offer]](self._asked_once)
         self._tokenizers: dict[tuple[str, str], str] = {}
 
     def all(self) -> Mapping[str, Offer]:
@@ -26,11 +28,16 @@ class Offers:
             DatabaseUnavailable: nobody knows.
         """
         found, until = self._known
+        return found if time.monotonic() < until else self._asking.ask(None)
+
+    def _asked_once(self, askers: Sequence[None]) -> list[Mapping[str, Offer]]:
+        """For all whose time has run out while somebody asks SQL."""
+        found, until = self._known
         if time.monotonic() >= until:
             with self._database.transaction() as connection:
                 found = catalog.listing(connection)
             self._known = found, time.monotonic() + _REMEMBERED_SECONDS
-        return found
+        return [found for _ in askers]
 
     def seen_by(self, owner_id: int) -> Mapping[str, Offer]:
         """Those of `all` that an owner may know of."""

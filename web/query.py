@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from functools import cache
+from typing import Any, ClassVar, TypeVar, cast
 
 from flask import request
 from pydantic import BaseModel, ConfigDict
@@ -30,6 +31,8 @@ def parse(kind: type[Q], beside: re.Pattern[str] | None = None) -> Q:
         BadRequest: an unknown or unsupported parameter, one given twice, or one that cannot be stored.
         ValidationError: a value of the wrong type or out of range (see `web.refusals`).
     """
+    if not request.query_string:
+        return cast(Q, _empty(kind))
     values: dict[str, str] = {}
     for name, given in request.args.lists():
         if any("\0" in text for text in (name, *given)):
@@ -46,3 +49,8 @@ def parse(kind: type[Q], beside: re.Pattern[str] | None = None) -> Q:
         elif not besides:
             values[name] = given[0]
     return kind.model_validate(values)
+
+
+@cache
+def _empty(kind: type[Query]) -> Query:
+    return kind()  # one for all: it cannot be changed

@@ -10,6 +10,7 @@ from pydantic import Field
 from sqlalchemy import Connection
 
 from jobs import lifecycle, records
+from jobs.encoding import encode
 from jobs.records import JobRecord
 from jobs.states import FINAL, State
 from web import idempotency, query, response_object, streaming, synchronous
@@ -25,7 +26,9 @@ from web.response_events import Events
 from web.response_job import new_job, replay
 from web.response_object import poll_after_ms
 from web.response_request import ResponseRequest
+from web.shown import Text
 from web.webhook_requests import check_url
+from web.wire import Answer
 
 blueprint = Blueprint("responses", __name__)
 
@@ -41,12 +44,13 @@ def create() -> Response:
     asked = ResponseRequest.parse(json_object())
     if asked.webhook is not None:
         check_url(asked.webhook, backend().settings.webhook_allow_private, "webhook")
-    job = new_job(backend(), identity(), asked)
+    common = backend()
+    job = new_job(common, identity(), asked)
     if asked.stream:
-        return streaming.create(backend(), job, partial(Events, backend()), background=asked.background)
+        return streaming.create(common, job, partial(Events, common), background=asked.background)
     if asked.background:
         return _answer(idempotency.accept(job))
-    return _answer(synchronous.run(backend(), job))
+    return _answer(synchronous.run(common, job))
 
 
 @blueprint.get("/v1/responses/<response_id>")
@@ -57,6 +61,8 @@ def show(response_id: str) -> Response:
     """
     asked = query.parse(ShowQuery)
     asked.check()
+    if not asked.stream and (shown := _shown(response_id)) is not None:
+        return shown
     record = _mine(response_id)
     if asked.stream:
         after = -1 if asked.starting_after is None else asked.starting_after
@@ -178,6 +184,15 @@ class IndexQuery(query.Query):
     order: Literal["asc", "desc"] = "desc"
 
 
+def _shown(response_id: str) -> Response | None:
+    """A finished response as it was shown before; None where it was not, or has changed or gone since."""
+    common = backend()
+    text = common.shown.find(response_id)
+    if text is None or common.together.version.ask((owner_id(), KIND, response_id)) != text.version:
+        return None
+    return Answer.of(text.body)
+
+
 def _mine(response_id: str) -> JobRecord:
     record = None
     if _ID.fullmatch(response_id):
@@ -211,8 +226,11 @@ def _wait(job_id: str, seconds: float) -> None:
 
 
 def _answer(record: JobRecord) -> Response:
-    response = jsonify(response_object.answer(backend(), record))
+    body = encode(response_object.answer(backend(), record))
+    response = Answer.of(body)
     pause = poll_after_ms(record)
     if pause is not None:
         response.headers["openai-poll-after-ms"] = str(pause)
+    elif record.version is not None:
+        backend().shown.keep(record.id, Text(record.version, body))
     return response

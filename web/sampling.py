@@ -96,6 +96,8 @@ def _check_beams(request: SampledRequest, model: ModelVersion) -> None:
 def _refuse_given(request: SampledRequest, names: list[str] | tuple[str, ...], why: str) -> None:
     """Refuse what was given and differs from what it is when left out."""
     for name in names:
+        if name not in request.model_fields_set:
+            continue
         default = type(request).model_fields[name].get_default(call_default_factory=True)
-        if name in request.model_fields_set and getattr(request, name) != default:
+        if getattr(request, name) != default:
             raise BadRequest(f"'{name}' {why}", param=name, code="unsupported_value")

@@ -53,6 +53,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn says nothing of it
             StopIteration: it is to be closed.
         """
         super().handle_request(listener_name, req, sock, addr)
+        if getattr(req.body.reader, "length", None) == 0:
+            return  # it was read to its end
         done = False
         with gevent.Timeout(_DRAIN_SECONDS, False):
             try:

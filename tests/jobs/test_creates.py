@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -9,9 +10,12 @@ import pytest
 from sqlalchemy import Connection, select, update
 from sqlalchemy.sql import text
 
-from jobs import creates, keys
+from jobs import creates, keys, submission
 from jobs.creates import Create, KeyReused
 from jobs.database import Database
+from jobs.submission import First
+from tests.conftest import wait_for
+from tests.jobs import samples
 
 
 @pytest.fixture
@@ -159,3 +163,36 @@ def test_rows_are_pruned_when_nobody_can_ask_for_them_any_more(database: Databas
         assert creates.is_prunable(connection)
     assert creates.prune(database) == 2
     assert left(database) == ["keyed", "young"]
+
+
+def test_a_retry_waits_for_the_group_that_its_first_request_is_written_in(
+    database: Database, owner: int, first: Create
+) -> None:
+    """Also where others of the group are equal to it, or have no sign of a retry."""
+    wanted = [
+        First(replace(samples.new(owner, name), api_key_id=first.api_key_id), create)
+        for name, create in (("a", first), ("b", first), ("c", replace(first, digest=b"other")), ("d", None))
+    ]
+    waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+    with ThreadPoolExecutor() as threads:
+        with database.driver() as connection, connection.transaction():
+            submission.submit_group(connection, wanted)
+            retry = threads.submit(found, database, replace(first, retries=1))
+            with database.transaction() as other:
+                wait_for(lambda: other.execute(waiting).scalar())
+            assert not retry.done()
+        assert retry.result(timeout=10) in ("a", "b")
+    assert left(database) == ["a", "b", "c"]
+
+
+def test_first_requests_in_two_groups_do_not_wait_for_each_other(
+    database: Database, owner: int, first: Create
+) -> None:
+    one, two = (
+        [First(replace(samples.new(owner, name), api_key_id=first.api_key_id), first)] for name in "ab"
+    )
+    with database.driver() as connection, connection.transaction():
+        submission.submit_group(connection, one)
+        with database.driver() as second, second.transaction():
+            submission.submit_group(second, two)
+    assert left(database) == ["a", "b"]

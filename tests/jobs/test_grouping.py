@@ -1,13 +1,13 @@
 """Callers that come at the same time are served together, and each gets what is theirs."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
 from jobs.errors import DatabaseUnavailable
-from jobs.grouping import Grouping
+from jobs.grouping import Grouping, Overlapping
 from tests.conftest import wait_for
 
 
@@ -72,3 +72,32 @@ def test_without_a_database_nobody_is_tried_again() -> None:
         with pytest.raises(DatabaseUnavailable):
             one.result()
     assert len(server.groups) == 2
+
+
+def test_the_next_group_begins_when_this_one_says_so() -> None:
+    """And the one that said so is answered in its own time, whatever becomes of the next."""
+    ended = threading.Event()
+    groups: list[list[int]] = []
+
+    def work(asked: Sequence[int], pass_on: Callable[[], None]) -> list[int]:
+        groups.append(list(asked))
+        pass_on()
+        pass_on()
+        if asked[0] == 0:
+            assert ended.wait(10)
+        if asked[0] == 13:
+            raise ValueError("thirteen")
+        return list(asked)
+
+    grouping = Overlapping(work)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(grouping.ask, 0)
+        wait_for(lambda: groups)
+        assert grouping.ask(1) == 1
+        with pytest.raises(ValueError, match="thirteen"):
+            grouping.ask(13)
+        assert not first.done()
+        ended.set()
+        assert first.result(timeout=10) == 0
+    assert grouping.ask(2) == 2
+    assert groups == [[0], [1], [13], [2]]

@@ -8,9 +8,10 @@ import pytest
 from jobs import queue
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
-from jobs.queue import DOORBELLS, Chore, QueueName, enqueue, make_celery, make_signals
+from jobs.queue import DOORBELLS, Chore, QueueName, enqueue, enqueue_group, make_celery, make_signals
 from jobs.settings import Settings
 from jobs.states import State
+from jobs.submission import First
 from tests.jobs import samples
 from tests.jobs.test_sweeper import Bells
 
@@ -52,6 +53,38 @@ def test_a_job_of_an_id_that_exists_is_refused_and_changes_nothing(database: Dat
         enqueue(database, bells, samples.new(owner, "a", input={"n": 2}))
     assert bells.rung == []
     assert samples.row(database, "a").input == {"n": 1}
+
+
+def firsts(owner: int, *names: str) -> list[First]:
+    return [First(samples.new(owner, name)) for name in names]
+
+
+def test_a_group_is_accepted_in_its_order_with_one_ring(database: Database, owner: int) -> None:
+    bells = Bells(database)
+    made = enqueue_group(database, bells, firsts(owner, "b", "a", "c"))
+    assert [(one and (one.id, one.queue_position)) for one in made] == [("b", 1), ("a", 2), ("c", 3)]
+    assert bells.rung == ["generate"]
+    assert bells.visible == [{"a": State.QUEUED, "b": State.QUEUED, "c": State.QUEUED}]
+
+
+def test_whoever_has_gone_when_the_others_are_written_gets_nothing(database: Database, owner: int) -> None:
+    wanted = [*firsts(owner, "a"), First(samples.new(owner, "gone"), gone=lambda: True), *firsts(owner, "b")]
+    made = enqueue_group(database, Bells(), wanted)
+    assert [one and one.id for one in made] == ["a", None, "b"]
+    assert set(samples.states(database)) == {"a", "b"}
+
+
+def test_a_group_of_which_everybody_has_gone_rings_nothing(database: Database, owner: int) -> None:
+    bells = Bells()
+    assert enqueue_group(database, bells, [First(samples.new(owner, "a"), gone=lambda: True)]) == [None]
+    assert (bells.rung, samples.states(database)) == ([], {})
+
+
+def test_a_group_with_one_that_cannot_be_written_is_not_accepted(database: Database, owner: int) -> None:
+    bells = Bells()
+    with pytest.raises(Exception, match="fk_jobs_owner_id"):
+        enqueue_group(database, bells, [*firsts(owner, "a"), *firsts(owner + 1, "nobody's")])
+    assert (bells.rung, samples.states(database)) == ([], {})
 
 
 def test_celery_speaks_json_only_keeps_no_results_and_never_waits_for_ever(settings: Settings) -> None:

@@ -42,7 +42,7 @@ def test_a_very_long_queue_is_not_counted_to_its_end(
     database: Database, owner: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(records, "POSITION_LIMIT", 3)
-    for built in ("_read", "_reading", "_finding"):  # queries are built once and kept
+    for built in ("reading", "_reading", "_finding"):  # queries are built once and kept
         monkeypatch.setattr(records, built, getattr(records, built).__wrapped__)
     samples.submit(database, owner, map(str, range(6)))
     with database.transaction() as connection:

@@ -109,7 +109,8 @@ def test_a_database_that_goes_away_is_a_503_for_those_who_are_known(
         assert caller.get("/v1/models").status_code == 200  # the key and the catalog are remembered now
         gone = Database("postgresql+psycopg://penstock@127.0.0.1:1/postgres")
         with monkeypatch.context() as away:
-            away.setattr(backend.database, "engine", gone.engine)
+            for pool in ("engine", "_plain"):
+                away.setattr(backend.database, pool, getattr(gone, pool))
             for body in ({"input": "d", "background": True}, {"input": "d"}):
                 answer = caller.post("/v1/responses", model="starter", **body)
                 the_error(answer, 503, "database_unavailable")
