@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 LEFT_OUT = -100  # a label that is not learned
-CHUNK_BYTES = 16 << 20  # fp32 logits that are worked on at once: several passes over them stay in the cache
-GROUP = 2048  # tokens whose logits' gradient, in the products' precision, is held until it is multiplied
+CHUNK_BYTES = 8 << 20  # fp32 logits that are worked on at once: several passes over them stay in the cache
+GROUP = 2048  # tokens whose logits, then their gradient, are held in the precision of the products
 
 
 def mean(hidden: Tensor, weight: Tensor, labels: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,7 +31,8 @@ class _Chunked(torch.autograd.Function):
     """Takes the gradients in the forward pass, while the logits are in the cache.
 
     For GPT-2's vocabulary the logits of 1,024 tokens are 206 MB in fp32, over which log-softmax, its gradient
-    and the casts pass eight times.
+    and the casts pass eight times. Head and loss, forward and back, in bf16 on one Zen 4 core: 1.35 s, of
+    which the products need about 1.25; torch's own 1.39 to 1.61.
     """
 
     @staticmethod
@@ -74,14 +75,14 @@ class _Chunked(torch.autograd.Function):
 
 
 def _slopes(hidden: Tensor, weight: Tensor, labels: Tensor, learns: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Summed loss, right answers, and the loss's gradient by the logits [tokens, vocab]."""
+    """Summed loss, right answers, and the loss's gradient by the logits [tokens, vocab], in their place."""
     loss = torch.zeros((), dtype=torch.float32)
     right = torch.zeros((), dtype=torch.int64)
-    slopes = hidden.new_empty(len(labels) if learns else 0, len(weight))
+    slopes = hidden @ weight.T
     rows = max(1, CHUNK_BYTES // (4 * len(weight)))
     for start in range(0, len(labels), rows):
         wanted = labels[start : start + rows, None]
-        logits = (hidden[start : start + rows] @ weight.T).float()
+        logits = slopes[start : start + rows].float()
         most = logits.amax(-1, keepdim=True)
         picked = logits.gather(-1, wanted)
         right += (picked == most).sum()
