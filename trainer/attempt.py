@@ -209,7 +209,7 @@ class Attempt:
         match last:
             case Done() if code == 0:
                 return last
-            case Failed() if code == 0:
+            case Failed():  # whatever torchrun made of it: the other processes may have been ended
                 raise _error(last)
             case Stopped() if code == 0 and wish is not None:
                 raise Interrupted(wish)

@@ -9,9 +9,11 @@ import warnings
 from typing import Any
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config
 
 from jobs.finetune_input import Precision
+from trainer import precision
+from trainer.network import Student, quickened
 
 _VOCABULARY = 8192
 _ROWS, _TOKENS = 2, 256  # of a step
@@ -25,12 +27,11 @@ def survey(wanted: str) -> dict[str, Any]:
     on_cuda = wanted != "cpu" and torch.cuda.is_available()
     device = "cuda" if on_cuda else "cpu"
     refused = _refused(on_cuda)
-    precisions = [one for one in _PRECISIONS if one not in refused]
     return {
         "device": device,
-        "precisions": precisions,
+        "precisions": precision.available(device),
         "refused": refused,
-        "calibration": {one: _rate(device, one) for one in precisions},
+        "calibration": {one: _rate(device, one) for one in _PRECISIONS if one not in refused},
         "memory": _memory(on_cuda),
     }
 
@@ -51,20 +52,21 @@ def _refused(on_cuda: bool) -> dict[str, str]:
     return reasons
 
 
-def _rate(device: str, precision: Precision) -> float:
+def _rate(device: str, asked: Precision) -> float:
     """Floating-point operations per second of whole training steps of a small GPT-2."""
     torch.manual_seed(0)
     shape = GPT2Config(vocab_size=_VOCABULARY, n_positions=_TOKENS, n_layer=2, bos_token_id=0, eos_token_id=0)
-    model: torch.nn.Module = GPT2LMHeadModel(shape)
+    model: torch.nn.Module = quickened(Student(shape))
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     tokens = torch.randint(_VOCABULARY, (_ROWS, _TOKENS), device=device)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    positions = torch.arange(_TOKENS, device=device).expand(_ROWS, -1)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[asked]
     best = float("inf")
     for _ in range(_STEPS + 1):  # the fastest counts: the first warms up, others may be disturbed
         began = time.perf_counter()
-        with torch.autocast(device, dtype, enabled=precision != "fp32"):
-            loss = model(input_ids=tokens, labels=tokens).loss
+        with torch.autocast(device, dtype, enabled=asked != "fp32"):
+            loss = model(input_ids=tokens, position_ids=positions, labels=tokens)["loss"]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

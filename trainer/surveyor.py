@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import structlog
 
@@ -20,6 +21,8 @@ log = structlog.get_logger(__name__)
 
 _REPEAT_SECONDS = 60.0
 _RETRY_SECONDS = 2.0
+_SETTLE_SECONDS = 15.0
+_GPU = Path("/dev/nvidiactl")  # the driver's; this process has no torch to ask
 _LONGEST = 300.0  # seconds of a measurement
 
 
@@ -34,16 +37,21 @@ class Surveyor:
         self._found: Trainer | None = None
 
     def device(self) -> str:
-        """cpu or cuda: what DEVICE says, or what was found."""
+        """cpu or cuda: what DEVICE says, or what was found; a host without a GPU need not wait for that."""
         if self._config.device != "auto":
             return self._config.device
+        if not _GPU.exists():
+            return "cpu"
         self._measured.wait(_LONGEST)
         return self._found.device if self._found else "cpu"
 
     def run(self) -> None:
         """Measure, then repeat what was found until `stop`."""
         try:
-            self._found = self._measure()
+            if not _GPU.exists():  # nobody waits for it, and a stack that starts has other things to do
+                self._stopped.wait(_SETTLE_SECONDS)
+            if not self._stopped.is_set():
+                self._found = self._measure()
         finally:
             self._measured.set()
         while self._found is not None and not self._stopped.is_set():

@@ -17,7 +17,12 @@ from tests.end_to_end.conftest import RunningStack
 @pytest.fixture
 def client(stack: RunningStack) -> Iterator[OpenAI]:
     """The client, which refuses every object that is not exactly as documented."""
-    with OpenAI(base_url=f"{stack.url}/v1", api_key=stack.key, _strict_response_validation=True) as client:
+    with OpenAI(
+        base_url=f"{stack.url}/v1",
+        api_key=stack.key,
+        max_retries=6,  # web is killed and started again
+        _strict_response_validation=True,
+    ) as client:
         yield client
 
 
