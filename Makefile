@@ -95,8 +95,8 @@ $(TRAINER_PEERS)/ready: bench/requirements-trainer-peers.txt
 	@touch $@
 
 KILLS ?= 20
-test-training: $(VENV)/ready-dev ## kill trainings at random moments and compare their weights (KILLS, 20)
-	@TRAINING_KILLS=$(KILLS) $(BIN)/pytest -s tests/trainer/test_random_kills.py
+test-training: $(VENV)/ready-dev ## the slow tests of training: 20 kills at random moments (KILLS), two hosts, a killed trainer on the real stack
+	@TRAINING_KILLS=$(KILLS) $(BIN)/pytest -s -m slow
 
 $(VENV)/packages: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -1,43 +1,35 @@
 """The trainer's entry: runs one fine-tune at a time, each in a process of its own, until told to stop.
 
 main thread    Celery: hears doorbells and signals
-desk           SQL: claims, and settles; runs the attempt, or joins that of another host
-keeper         SQL: the lease, cancels and pauses
-listener       Redis: hints
+desk           claims, runs and settles fine-tunes (see trainer/desk.py), or joins those of another host
+exporter       a desk for exports
 surveyor       measures what this host can do, then repeats it every minute
-exporter       exports, beside all that (see trainer/exporter.py)
 """
 
 import os
-import random
 import threading
-from datetime import timedelta
 from functools import partial
 
 import structlog
 from celery.signals import worker_shutting_down
+from sqlalchemy import Connection
 
-from jobs import execution, lifecycle, logs, outbox, settings, training
+from jobs import logs, settings, training
 from jobs.artifacts import ArtifactStore
-from jobs.attempts import ClaimedJob, Ending
+from jobs.attempts import ClaimedJob
 from jobs.database import Database
-from jobs.errors import DatabaseUnavailable
-from jobs.queue import DOORBELLS, QUIET, Chore, QueueName, make_celery, make_signals
+from jobs.queue import DOORBELLS, QUIET, QueueName, make_celery
 from jobs.settings import Settings
-from jobs.signals import CANCELLED, ENDED, Listener
-from jobs.states import FINAL
-from trainer.attempt import Attempt, Wish
+from trainer.attempt import Attempt
 from trainer.child import Child
+from trainer.desk import Desk
 from trainer.exporter import Exporter
 from trainer.joiner import Joiner
-from trainer.keeper import Keeper
 from trainer.surveyor import Surveyor
 from trainer.workplace import Workplace
 
 log = structlog.get_logger(__name__)
 
-_POLL_SECONDS = 1.0  # a doorbell may get lost; nobody waits longer than this for one
-_RETRY_SECONDS = 1.0
 _COMMIT_SECONDS = 2.0  # for the last commit, after the drain
 
 
@@ -46,32 +38,26 @@ class Trainer:
 
     def __init__(self, config: Settings) -> None:
         self._config = config
-        self._database = Database(config.database, connections=3)
-        self._signals = make_signals(config)
+        self._database = Database(config.database, connections=2)
         self._store = ArtifactStore(config.artifacts)
         self._surveyor = Surveyor(config, Database(config.database, connections=1))
         self._workplace = Workplace(config, self._database, self._store, self._surveyor.device)
-        beats = Database(config.database, connections=1, statement_seconds=config.heartbeat_seconds)
-        self._keeper = Keeper(beats, config.lease, timedelta(seconds=config.heartbeat_seconds))
-        self._exporter = Exporter(config)
-        self._attempt: Attempt | None = None
-        self._awake = threading.Event()
-        self._stopping = threading.Event()
         self._joiner = Joiner(config, self._database, self._workplace)
-        work = self._run if config.trainer_node == 0 else self._joiner.run
-        self._desk = threading.Thread(target=work, name="desk", daemon=True)
+        self._desk = Desk(config, QueueName.TRAIN, self._begin, self._ended)
+        self._exporter = Exporter(config)
 
     def start(self) -> None:
         """Start every thread but Celery's."""
-        self._listener = Listener(self._config.redis, CANCELLED, self._keeper.hear)
-        threading.Thread(target=self._keeper.run, name="keeper", daemon=True).start()
         threading.Thread(target=self._surveyor.run, name="surveyor", daemon=True).start()
         self._exporter.start()
-        self._desk.start()
+        if self._config.trainer_node == 0:
+            self._desk.start()
+        else:
+            self._joiner.start()
 
     def wake(self) -> None:
-        """Somebody rang: there is work to claim."""
-        self._awake.set()
+        """Somebody rang: there is a fine-tune to claim."""
+        self._desk.wake()
 
     def wake_exporter(self) -> None:
         """The same, of exports."""
@@ -80,87 +66,23 @@ class Trainer:
     def stop(self) -> None:
         """Let the training save a checkpoint, hand it back uncharged, and end every thread."""
         drain = self._config.drain.total_seconds()
-        self._stopping.set()
-        self._awake.set()
-        self._joiner.stop()
-        if (attempt := self._attempt) is not None:
-            attempt.wish(Wish.STOP, drain)
         self._exporter.stop()
-        self._desk.join(drain + _COMMIT_SECONDS)
+        if self._config.trainer_node == 0:
+            self._desk.stop(drain)
+            self._desk.close(drain + _COMMIT_SECONDS)
+        else:
+            self._joiner.stop(drain)
         self._exporter.close()
-        self._keeper.stop()
         self._surveyor.stop()
-        self._listener.close()
-        self._signals.close()
 
-    def _run(self) -> None:
-        """Claim, train, settle; sleep until woken."""
-        while not self._stopping.is_set():
-            try:
-                job = self._claim()
-            except DatabaseUnavailable as error:
-                log.warning("cannot claim, database is out of reach", error=str(error))
-                job = None
-            if job is None:
-                self._awake.wait(_POLL_SECONDS * random.uniform(0.8, 1.2))
-                self._awake.clear()
-            else:
-                self._work(job)
-
-    def _claim(self) -> ClaimedJob | None:
-        with self._database.transaction() as connection:
-            return lifecycle.claim_any(connection, QueueName.TRAIN, self._config.worker, self._config.lease)
-
-    def _work(self, job: ClaimedJob) -> None:
-        log.info("training begins", job_id=job.claim.job_id, attempt=job.claim.attempt)
+    def _begin(self, job: ClaimedJob) -> Attempt:
         start = partial(Child, config=self._config)
         gathers = self._config.trainer_nnodes > 1
-        attempt = Attempt(job, self._database, self._store, self._workplace, start, gathers)
-        self._attempt = attempt
-        self._keeper.keep(attempt)
-        if self._stopping.is_set():  # it was claimed while `stop` looked for one
-            attempt.wish(Wish.STOP, 0)
-        try:
-            outcome = attempt.run()
-            if outcome is not None:
-                self._settle(execution.ending(job, outcome, self._config.max_failures))
-        finally:
-            self._keeper.keep(None)
-            self._attempt = None
-        self._tell(job)
+        return Attempt(job, self._database, self._store, self._workplace, start, gathers)
 
-    def _settle(self, ending: Ending) -> None:
-        """Write how it ended, again and again while the database is away: the keeper holds the lease."""
-        while True:
-            try:
-                with self._database.transaction() as connection:
-                    settled = lifecycle.settle(connection, [ending])
-                if ending.claim not in settled:
-                    log.warning("result dropped, lease lost", job_id=ending.claim.job_id)
-                return
-            except DatabaseUnavailable as error:
-                log.warning("the result waits for the database", error=str(error))
-                if self._stopping.wait(_RETRY_SECONDS):
-                    return
-
-    def _tell(self, job: ClaimedJob) -> None:
-        """Ring for whoever waits for the end, and clear up after a job that has ended."""
-        job_id = job.claim.job_id
-        try:
-            with self._database.transaction() as connection:
-                final = lifecycle.state_of(connection, job_id) in FINAL
-                if final:
-                    training.drop_states(connection, job_id)
-                due = outbox.any_due(connection)
-            self._workplace.prune()
-        except DatabaseUnavailable as error:
-            log.warning("cannot look at how a job ended", error=str(error))
-            return
-        log.info("training ended", job_id=job_id, final=final)
-        if final:
-            self._signals.hint(ENDED, [job_id])
-        if due:
-            self._signals.ring(Chore.DELIVER)
+    def _ended(self, connection: Connection, job_id: str) -> None:
+        training.drop_states(connection, job_id)
+        self._workplace.prune()
 
 
 def _end_process(crash: threading.ExceptHookArgs) -> None:

@@ -4,7 +4,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from trainer.child import Child
 from trainer.publishing import Trained
 from trainer.relay import Relay
 from trainer.spec import CURVE, RESULT, TABLE
+from trainer.wishes import Wish
 from trainer.words import Chosen, Done, Entered, Failed, Forgotten, Saved, Stepped, Stopped, Word
 from trainer.workplace import Prepared, Workplace
 
@@ -41,15 +41,6 @@ _LOOK = 0.2  # seconds between two looks at what is wished
 _PHASE_SECONDS = 1800.0  # of loading, evaluating, saving, publishing and of the first step
 _STEP_SECONDS = 120.0  # without a step, or 20 times the slowest of them
 _PAUSE_SECONDS = 300.0  # for a checkpoint on the way into a pause
-
-
-class Wish(StrEnum):
-    """What somebody wants of an attempt that runs; the strongest comes first."""
-
-    LOST = "lost"  # the lease is somebody else's by now
-    CANCEL = "cancel"
-    STOP = "stop"  # our own shutdown
-    PAUSE = "pause"
 
 
 class Interrupted(Exception):

@@ -27,9 +27,10 @@ from jobs.files import NewFile
 from jobs.settings import Settings
 from jobs.states import State
 from trainer import export_archive, export_process, hub
-from trainer.attempt import Interrupted, Wish
+from trainer.attempt import Interrupted
 from trainer.export_order import Answer, Order
 from trainer.export_sources import Sources
+from trainer.wishes import Wish
 
 log = structlog.get_logger(__name__)
 
@@ -51,8 +52,8 @@ class Export:
         self._wishes: set[Wish] = set()
         self._lock = threading.Lock()
 
-    def wish(self, wish: Wish) -> None:
-        """Want something of it."""
+    def wish(self, wish: Wish, _seconds: float = 0) -> None:
+        """Want something of it; it is done at once."""
         with self._lock:
             self._wishes.add(wish)
 

@@ -29,8 +29,13 @@ class Joiner:
         self._config, self._database, self._workplace = config, database, workplace
         self._stopped = threading.Event()
         self._joined: Claim | None = None
+        self._thread = threading.Thread(target=self._run, name="joiner", daemon=True)
 
-    def run(self) -> None:
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def _run(self) -> None:
         """Join whatever is announced, one training at a time, until `stop`."""
         while not self._stopped.wait(_LOOK_SECONDS):
             try:
@@ -43,9 +48,10 @@ class Joiner:
             except DatabaseUnavailable as error:
                 log.warning("cannot look for trainings to join, database is out of reach", error=str(error))
 
-    def stop(self) -> None:
-        """Leave at once."""
+    def stop(self, seconds: float) -> None:
+        """Leave at once, and wait so long for that."""
         self._stopped.set()
+        self._thread.join(seconds)
 
     def _join(self, gathering: Gathering) -> None:
         claim = self._joined = gathering.job.claim

@@ -11,7 +11,7 @@ from jobs import lifecycle, training
 from jobs.attempts import Claim
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
-from trainer.attempt import Wish
+from trainer.wishes import Wish
 
 log = structlog.get_logger(__name__)
 

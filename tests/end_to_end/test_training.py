@@ -88,6 +88,7 @@ def test_the_loss_falls_and_its_curve_and_table_are_files(stack: RunningStack, c
     assert curve.startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_job_survives_the_death_of_its_trainer_and_its_checkpoint_is_called_meanwhile(
     stack: RunningStack,
 ) -> None:

@@ -22,9 +22,10 @@ from jobs.queue import QueueName
 from jobs.settings import Settings
 from jobs.tables import checkpoints, job_events, jobs
 from tests.conftest import wait_for
-from trainer.attempt import Attempt, Wish
+from trainer.attempt import Attempt
 from trainer.child import Child
 from trainer.keeper import Keeper
+from trainer.wishes import Wish
 from trainer.workplace import Workplace
 
 JOB = "ftjob-" + "ab" * 12

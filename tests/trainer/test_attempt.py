@@ -13,8 +13,8 @@ from tests.conftest import wait_for
 from tests.trainer.conftest import JOB, Bench
 from trainer import attempt as attempts
 from trainer import checkpoint
-from trainer.attempt import Wish
 from trainer.child import _processes
+from trainer.wishes import Wish
 
 
 def model_of(bench: Bench, name: str) -> published.Published | None:

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments; how many of them is up to TRAINING_KILLS (`make test-training`: 20)."""
+"""SIGKILL at random moments; how many of them is up to TRAINING_KILLS (20)."""
 
 import os
 import random
@@ -11,10 +11,10 @@ from tests.trainer.children import Child, result_hashes, resumed, run
 from tests.trainer.test_kills import training
 from trainer.words import Done
 
-KILLS = int(os.environ.get("TRAINING_KILLS", "0"))
+KILLS = int(os.environ.get("TRAINING_KILLS", "20"))
 
 
-@pytest.mark.skipif(not KILLS, reason="make test-training")
+@pytest.mark.slow
 def test_after_kills_at_random_moments_the_weights_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
     seed = random.randrange(10**6)
     print(f"TRAINING_KILLS drew with seed {seed}")
