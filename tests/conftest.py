@@ -77,7 +77,12 @@ def database(settings: Settings) -> Iterator[Database]:
     """An empty database, and an empty Redis beside it."""
     database = Database(settings.database)
     with database.transaction() as connection:
-        for table in ("offers", "model_versions", "owners"):  # the rest goes with them; TRUNCATE takes longer
+        for table in (
+            "offers",
+            "model_versions",
+            "trainers",
+            "owners",
+        ):  # the rest goes with them; TRUNCATE takes longer
             connection.execute(text(f"DELETE FROM {table}"))
     with redis.Redis.from_url(settings.redis) as client:
         client.flushall()

@@ -1,5 +1,7 @@
 """What models may take, and the slots that fit into it."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from tokenizers import Tokenizer
 from transformers import GPT2LMHeadModel
 
 from jobs.errors import ModelUnavailable
+from tests.conftest import ROOT
 from tests.worker.conftest import ours
 from tests.worker.lanes import describe
 from worker import memory
@@ -49,7 +52,9 @@ def test_a_model_that_does_not_fit_is_refused_with_the_numbers() -> None:
     )
 
 
-def test_what_was_freed_goes_back_to_the_system() -> None:
+def given_back() -> int:
+    """Bytes that go back to the system of 200 MB that are freed."""
+
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
@@ -60,8 +65,14 @@ def test_what_was_freed_goes_back_to_the_system() -> None:
     before = resident()
     freed.clear()
     give_back()
-    assert before - resident() > 0.8 * 2000 * 100_000
-    assert len(kept) == 2000
+    return before - resident()
+
+
+def test_what_was_freed_goes_back_to_the_system() -> None:
+    """In a process of its own: the holes that other tests leave in the heap would be filled first."""
+    code = "from tests.worker.test_memory import given_back; print(given_back())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 0.8 * 2000 * 100_000
 
 
 @pytest.mark.parametrize("method", ["fp32", "bf16", "int8"])
