@@ -52,14 +52,13 @@ class Work:
 
     owner_id: int
     model: str
-    paused: bool
     progress: dict[str, Any]
 
 
 def read(connection: Connection, job_id: str) -> Work:
     """The row of a job that was claimed."""
     row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one()
-    return Work(row.owner_id, row.model, row.paused_at is not None, row.progress or {})
+    return Work(row.owner_id, row.model, row.progress or {})
 
 
 def gatherings(connection: Connection) -> list[Gathering]:

@@ -6,7 +6,6 @@ exporter       a desk for exports
 surveyor       measures what this host can do, then repeats it every minute
 """
 
-import os
 import threading
 from functools import partial
 
@@ -14,7 +13,7 @@ import structlog
 from celery.signals import worker_shutting_down
 from sqlalchemy import Connection
 
-from jobs import logs, settings, training
+from jobs import logs, settings, threads, training
 from jobs.artifacts import ArtifactStore
 from jobs.attempts import ClaimedJob
 from jobs.database import Database
@@ -85,15 +84,9 @@ class Trainer:
         self._workplace.prune()
 
 
-def _end_process(crash: threading.ExceptHookArgs) -> None:
-    """A thread that died leaves half a trainer: end all of it, and let the supervisor start a whole one."""
-    log.error("thread died", thread=crash.thread and crash.thread.name, exc_info=crash.exc_value)
-    os._exit(1)
-
-
 def main() -> None:
     """Run until SIGTERM: claim, train, hand back."""
-    threading.excepthook = _end_process
+    threading.excepthook = threads.end_process
     config = settings.read()
     logs.configure("trainer", config.log_level)
     trainer = Trainer(config)

@@ -1,7 +1,6 @@
 """One attempt at a fine-tune, from claim to ending: prepares, starts the child, hears it, publishes."""
 
 import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -70,7 +69,6 @@ class Attempt:
         self._start = child
         self._gathers = gathers
         self._wishes: set[Wish] = set()
-        self._wished = threading.Event()
         self._phase = "loading"
         self._moved_at = time.monotonic()
         self._slowest = 0.0  # seconds of a step
@@ -83,7 +81,6 @@ class Attempt:
         if wish not in self._wishes:
             self._stop_until = time.monotonic() + seconds
             self._wishes.add(wish)
-            self._wished.set()
 
     def is_alive(self) -> bool:
         """Whether something moved lately: a step, or a phase that may take long."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GPT2LMHeadModel
@@ -126,13 +125,3 @@ def _merged(model: PeftModel, base: dict[str, Tensor]) -> dict[str, Tensor]:
         base[target] = (base[target] + delta).contiguous()
     base.pop("lm_head.weight", None)
     return base
-
-
-def parameters_in(folder: Path) -> int:
-    """How many numbers the weights of a folder are."""
-    path = folder / WEIGHTS
-    with safe_open(path if path.exists() else folder / ADAPTER, framework="pt") as tensors:
-        return sum(
-            torch.Size(tensors.get_slice(name).get_shape()).numel()
-            for name in tensors.keys()  # noqa: SIM118 (no mapping)
-        )

@@ -11,7 +11,6 @@ loader         describes the models and loads the first; later another one for e
 """
 
 import gc
-import os
 import threading
 from datetime import timedelta
 
@@ -19,7 +18,7 @@ import structlog
 import torch
 from celery.signals import worker_shutting_down
 
-from jobs import logs, settings
+from jobs import logs, settings, threads
 from jobs.database import Database
 from jobs.queue import DOORBELLS, QUIET, QueueName, make_celery, make_signals
 from jobs.settings import Settings
@@ -90,15 +89,9 @@ class Worker:
         self._database.close()
 
 
-def _end_process(crash: threading.ExceptHookArgs) -> None:
-    """A thread that died leaves half a worker: end all of it, and let the supervisor start a whole one."""
-    log.error("thread died", thread=crash.thread and crash.thread.name, exc_info=crash.exc_value)
-    os._exit(1)
-
-
 def main() -> None:
     """Run until SIGTERM: load, serve, drain."""
-    threading.excepthook = _end_process
+    threading.excepthook = threads.end_process
     config = settings.read()
     logs.configure("worker", config.log_level)
     # A pass has threads of its own; those that torch would start inside the small operators between two
