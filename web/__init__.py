@@ -17,6 +17,7 @@ from web import (
     fine_tuning,
     health,
     limits,
+    metrics,
     models,
     openapi,
     page,
@@ -93,4 +94,5 @@ def _add_headers(response: Response) -> Response:
         if lower not in present:
             headers.add(name, value)
     limits.add_headers(headers)
+    metrics.observe(response)
     return response

@@ -6,6 +6,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import gc
+import os
 import resource
 import signal
 from types import FrameType
@@ -14,9 +15,24 @@ import structlog
 from gunicorn.arbiter import Arbiter
 
 from jobs import embedded, logs, settings
-from web import malformed, server
 
 _settings = settings.read()
+
+
+def _share_metrics() -> None:
+    """Let the processes add up what they count, in files that are empty at the start."""
+    folder = embedded.run_folder(_settings.var_dir) / f"metrics-{_settings.port}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for old in folder.glob("*.db"):
+        old.unlink()
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+
+
+if _settings.metrics_port:
+    _share_metrics()  # before `web` imports prometheus_client, which reads the variable then
+
+from web import malformed, metrics, server
+
 logs.configure("web", _settings.log_level)
 
 wsgi_app = "web.wsgi:app"
@@ -54,6 +70,7 @@ _GARBAGE = 10_000  # objects made since the last look for cycles; Python's 700 a
 
 def post_worker_init(worker: server.Worker) -> None:
     """Everything is imported; no request has come."""
+    metrics.serve(_settings)
     _collect_seldom()
     _release_at_sigterm(worker)
 

@@ -3,6 +3,7 @@
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import structlog
+from prometheus_client import Counter
 
 from jobs import outbox
 from jobs.database import Database
@@ -14,6 +15,7 @@ log = structlog.get_logger(__name__)
 _SIDE_BY_SIDE = 16
 _LOOK_SECONDS = 0.5  # what falls due while others are on their way waits for no answer of theirs
 _GONE = 410
+_ATTEMPTS = Counter("penstock_webhook_deliveries", "Attempts to deliver a webhook, by outcome.", ["outcome"])
 
 
 def deliver(database: Database, allow_private: bool) -> int:
@@ -44,13 +46,17 @@ def _attempt(database: Database, each: Delivery, allow_private: bool) -> bool:
     with database.transaction() as connection:
         if error is None:
             outbox.delivered(connection, each)
+            outcome = "delivered"
             said.info("webhook delivered")
         elif status == _GONE:
             outbox.gone(connection, each)
+            outcome = "gone"
             said.warning("webhook's target is gone for good")
         else:
             again = outbox.failed(connection, each, error)
+            outcome = "failed" if again is None else "retried"
             said.warning(
                 "webhook not delivered", error=error, again_in=again and round(again.total_seconds())
             )
+    _ATTEMPTS.labels(outcome).inc()
     return error is None

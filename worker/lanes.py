@@ -3,17 +3,19 @@
 import threading
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from jobs.catalog import ModelVersion
 from jobs.errors import JobError
+from jobs.failpoints import failpoint
 from jobs.settings import ModelSource
 from worker import memory
 from worker.adapters import Adapter
 from worker.engine import Engine
 from worker.loading import Description
 from worker.memory import Need
+from worker.meter import Meter
 from worker.sequence import Sequence
 
 MOST_ADAPTERS = 32
@@ -45,6 +47,7 @@ class Lane:
         self._dropped: set[Sequence] = set()  # of those, who shall leave
         self._numbers: dict[Adapter, int] = {}  # that the model has, the least recently used first
         self._guests: weakref.WeakSet[Adapter] = weakref.WeakSet()  # that came after it was described
+        self._meter = Meter()
 
     def start(self, engine: Engine, path: str) -> None:
         """The model is loaded."""
@@ -96,12 +99,13 @@ class Lane:
         engine = self.engine  # read once: it may leave meanwhile
         return engine.steps if engine else 0
 
-    def submit(self, sequences: Iterable[Sequence], adapter: Adapter | None) -> None:
+    def submit(self, sequences: Collection[Sequence], adapter: Adapter | None) -> None:
         """Let sequences join at the next step that has room; one that does not fit ends with an error."""
         with self._lock:
             for sequence in sequences:
                 self._present[sequence] = adapter
                 self._newcomers.append(sequence)
+            self._meter.welcome(sequences)
         self._busy.set()
 
     def drop(self, sequence: Sequence) -> None:
@@ -113,10 +117,13 @@ class Lane:
     def step(self) -> list[Sequence]:
         """One turn of the engine; returns those that finished in it, with a text or an error."""
         assert self.engine is not None
+        began = time.perf_counter()
         dropped = self._let_go(self.engine)
         finished = self._admit(self.engine)
+        failpoint("in_step")
         finished += self.engine.step()
         with self._lock:
+            self._meter.stepped(time.perf_counter() - began, self._present, (*dropped, *finished))
             for sequence in (*dropped, *finished):
                 self._present.pop(sequence, None)
         self.used_at = time.monotonic()
@@ -130,6 +137,7 @@ class Lane:
             self._present.clear()
             self._newcomers.clear()
             self._dropped.clear()
+            self._meter.emptied()
 
     def _let_go(self, engine: Engine) -> set[Sequence]:
         with self._lock:
@@ -147,6 +155,7 @@ class Lane:
         for sequence in list(self._newcomers):
             if not self._adapt(engine, sequence):
                 break  # nor those behind it, or it could wait for ever
+            failpoint("before_first_token")
             try:
                 engine.submit(sequence)
             except JobError as error:

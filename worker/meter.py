@@ -1,0 +1,59 @@
+"""What the steps of the lanes come to: tokens, seconds, and how long newcomers wait for a first token."""
+
+import time
+from collections.abc import Collection, Iterable
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from jobs.errors import OutOfMemory
+from worker.sequence import Sequence
+
+_STEP_BUCKETS = tuple(0.001 * 2**power for power in range(13))  # 1 ms to 4 s
+_PREFILL_BUCKETS = tuple(0.005 * 2**power for power in range(14))  # 5 ms to 41 s
+
+SLOTS = Gauge("penstock_slots", "Slots of the models that are loaded.")
+RUNNING_SLOTS = Gauge("penstock_running_slots", "Slots that a sequence has or is about to get.")
+_TOKENS = Counter("penstock_tokens", "Tokens that were generated.")
+_STEP = Histogram("penstock_step_seconds", "One token for everybody in a batch.", buckets=_STEP_BUCKETS)
+_PREFILL = Histogram(
+    "penstock_prefill_seconds",
+    "From a sequence's arrival at its model to its first token; observed at its end.",
+    buckets=_PREFILL_BUCKETS,
+)
+_OUT_OF_MEMORY = Counter("penstock_out_of_memory", "Sequences for which the device had no room.")
+
+
+class Meter:
+    """Of one lane. Its lane calls it under a lock, for the numbers of a step are read from who is present."""
+
+    def __init__(self) -> None:
+        self._counted = 0  # tokens of those who are present
+        self._joined: dict[Sequence, float] = {}  # time.monotonic()
+
+    def welcome(self, sequences: Iterable[Sequence]) -> None:
+        """These have come, and have said nothing yet."""
+        now = time.monotonic()
+        for sequence in sequences:
+            self._joined[sequence] = now
+
+    def stepped(self, seconds: float, present: Collection[Sequence], leaving: Collection[Sequence]) -> None:
+        """A step has taken so long; those who leave after it are still among the `present`."""
+        said = sum(len(sequence.tokens) for sequence in present)
+        _STEP.observe(seconds)
+        _TOKENS.inc(max(0, said - self._counted))
+        for sequence in leaving:
+            said -= len(sequence.tokens) if sequence in present else 0
+            self._left(sequence)
+        self._counted = said
+
+    def emptied(self) -> None:
+        """Everybody was let go as they were."""
+        self._counted = 0
+        self._joined.clear()
+
+    def _left(self, sequence: Sequence) -> None:
+        joined = self._joined.pop(sequence, None)
+        if joined is not None and sequence.first_token_at is not None:
+            _PREFILL.observe(max(0.0, sequence.first_token_at - joined))
+        if isinstance(sequence.error, OutOfMemory):
+            _OUT_OF_MEMORY.inc()
