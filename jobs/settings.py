@@ -105,6 +105,9 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(default=20, ge=5)  # Ctrl-C and SIGTERM end everything within this
     max_failures: int = Field(default=3, ge=1)  # charged failures of a job before it has failed
     retention_days: float = Field(default=30, gt=0)  # finished jobs are deleted after this
+    max_backlog_seconds: float = Field(default=14_400, ge=0)  # more work waits: creates get 429; 0: no limit
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = Field(default=0, ge=0, le=65531)  # of web; the others count on from it; 0: none
 
     trainer_nproc: int = Field(default=0, ge=0)  # processes of one training; 0: one per GPU, or one
     trainer_nnodes: int = Field(default=1, ge=1)  # hosts of one training

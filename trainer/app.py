@@ -13,7 +13,7 @@ import structlog
 from celery.signals import worker_shutting_down
 from sqlalchemy import Connection
 
-from jobs import logs, settings, threads, training
+from jobs import logs, prometheus, settings, threads, training
 from jobs.artifacts import ArtifactStore
 from jobs.attempts import ClaimedJob
 from jobs.database import Database
@@ -104,6 +104,7 @@ def main() -> None:
 
     queues = f"{QueueName.TRAIN},{QueueName.EXPORT}"
     worker_shutting_down.connect(lambda **_: log.info("stopping"), weak=False)
+    prometheus.serve("trainer", config)
     trainer.start()
     try:
         celery.worker_main(

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import structlog
 from sqlalchemy import Connection
 
-from jobs import execution, lifecycle, outbox
+from jobs import execution, lifecycle, metrics, outbox
 from jobs.attempts import Claim, ClaimedJob, Ending
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
@@ -134,6 +134,7 @@ class Desk:
             try:
                 with self._database.transaction() as connection:
                     settled = lifecycle.settle(connection, [ending])
+                metrics.count([ending], settled)
                 if ending.claim not in settled:
                     log.warning("result dropped, lease lost", job_id=ending.claim.job_id)
                 return

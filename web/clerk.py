@@ -3,9 +3,9 @@
 import threading
 from datetime import timedelta
 
-from celery.signals import worker_shutting_down
+from celery.signals import worker_init, worker_shutting_down
 
-from jobs import logs, settings
+from jobs import logs, prometheus, settings
 from jobs.queue import Chore, make_celery
 from web import batch_chore, file_validation, fine_tuning_review, messenger, retention
 from web.alone import Alone
@@ -24,6 +24,7 @@ _large_reviews = Alone(lambda: fine_tuning_review.work(_desk, True, _stopping.is
 _delivery = Alone(lambda: messenger.deliver(_desk.database, config.webhook_allow_private))
 _pruning = Alone(lambda: retention.prune(_desk, timedelta(days=config.retention_days)))
 worker_shutting_down.connect(lambda **_: _stopping.set(), weak=False)
+worker_init.connect(lambda **_: prometheus.serve("clerk", config), weak=False)
 
 
 @celery.task(name=Chore.PRUNE)  # type: ignore[untyped-decorator]

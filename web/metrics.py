@@ -7,7 +7,7 @@ from flask import Response, g, request
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from jobs import exporter
+from jobs import prometheus
 from jobs.settings import Settings
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0)
@@ -37,10 +37,10 @@ def observe(response: Response) -> None:
     series.observe(time.perf_counter() - g.began)
 
 
-def serve(settings: Settings) -> exporter.Exporter | None:
+def serve(settings: Settings) -> prometheus.Endpoint | None:
     """Export in a web process: whichever of them is asked answers for all."""
     registry = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:  # see gunicorn.conf.py
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return exporter.serve("web", settings, registry, shared=True)
+    return prometheus.serve("web", settings, registry, shared=True)

@@ -18,11 +18,12 @@ import structlog
 import torch
 from celery.signals import worker_shutting_down
 
-from jobs import logs, settings, threads
+from jobs import logs, prometheus, settings, threads
 from jobs.database import Database
 from jobs.queue import DOORBELLS, QUIET, QueueName, make_celery, make_signals
 from jobs.settings import Settings
 from jobs.signals import CANCELLED, Listener
+from worker import meter
 from worker.device import Device
 from worker.heartbeat import Heartbeat
 from worker.intake import Intake
@@ -44,6 +45,7 @@ class Worker:
         self.intake = Intake(
             self._database, self._signals, self._roster, config.worker, config.lease, config.max_failures
         )
+        meter.watch(self._roster.residents)
         self._teller = Teller(config.redis, self.intake)
         self._device = Device(self._busy)
         self._beats = Database(config.database, connections=1, statement_seconds=config.heartbeat_seconds)
@@ -109,6 +111,7 @@ def main() -> None:
         worker.intake.wake()
 
     worker_shutting_down.connect(lambda **_: log.info("stopping"), weak=False)
+    prometheus.serve("worker", config)
     worker.start()
     try:
         celery.worker_main(

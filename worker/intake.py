@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError
 
-from jobs import batches, execution, lifecycle, outbox
+from jobs import batches, execution, lifecycle, metrics, outbox
 from jobs.attempts import Claim, ClaimedJob, Ending
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable, Unexpected, WorkerStopping
@@ -114,6 +114,7 @@ class Intake:
         with self._lock:
             for claim in lost:
                 if work := self._works.get(claim):
+                    metrics.LEASE_LOSSES.inc()
                     log.warning("lease lost", job_id=claim.job_id, attempt=claim.attempt)
                     self._remove(work)
 
@@ -190,6 +191,7 @@ class Intake:
         if self._batch_ended:
             self._signals.ring(Chore.BATCHES)
             self._batch_ended = False
+        metrics.count(group, settled)
         for ending in group:
             if ending.claim not in settled:
                 log.warning("result dropped, lease lost", job_id=ending.claim.job_id)

@@ -85,6 +85,11 @@ class Lane:
         return not self._present
 
     @property
+    def slots(self) -> int:
+        """How many sequences its batch may have; none where the model is not loaded."""
+        return 0 if (engine := self.engine) is None else engine.slots
+
+    @property
     def free(self) -> int:
         """Slots that nobody holds or waits for; none where the model is not loaded."""
         if (engine := self.engine) is None:

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Collection, Iterable
+from collections.abc import Sequence as Many
+from typing import Protocol
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -11,8 +13,8 @@ from worker.sequence import Sequence
 _STEP_BUCKETS = tuple(0.001 * 2**power for power in range(13))  # 1 ms to 4 s
 _PREFILL_BUCKETS = tuple(0.005 * 2**power for power in range(14))  # 5 ms to 41 s
 
-SLOTS = Gauge("penstock_slots", "Slots of the models that are loaded.")
-RUNNING_SLOTS = Gauge("penstock_running_slots", "Slots that a sequence has or is about to get.")
+_SLOTS = Gauge("penstock_slots", "Slots of the models that are loaded.")
+_RUNNING_SLOTS = Gauge("penstock_running_slots", "Slots that a sequence has or is about to get.")
 _TOKENS = Counter("penstock_tokens", "Tokens that were generated.")
 _STEP = Histogram("penstock_step_seconds", "One token for everybody in a batch.", buckets=_STEP_BUCKETS)
 _PREFILL = Histogram(
@@ -21,6 +23,32 @@ _PREFILL = Histogram(
     buckets=_PREFILL_BUCKETS,
 )
 _OUT_OF_MEMORY = Counter("penstock_out_of_memory", "Sequences for which the device had no room.")
+
+
+class Batch(Protocol):
+    """What `watch` needs of a lane."""
+
+    @property
+    def slots(self) -> int:
+        """How many sequences may run at once."""
+
+    @property
+    def free(self) -> int:
+        """How many more could now."""
+
+
+class Batches(Protocol):
+    """What `watch` needs of the residents."""
+
+    @property
+    def loaded(self) -> Many[Batch]:
+        """The lanes that can step."""
+
+
+def watch(batches: Batches) -> None:
+    """From now on show how many slots these have; they are counted when somebody asks."""
+    _SLOTS.set_function(lambda: sum(batch.slots for batch in batches.loaded))
+    _RUNNING_SLOTS.set_function(lambda: sum(batch.slots - batch.free for batch in batches.loaded))
 
 
 class Meter:
@@ -45,6 +73,12 @@ class Meter:
             said -= len(sequence.tokens) if sequence in present else 0
             self._left(sequence)
         self._counted = said
+
+    def let_go(self, leaving: Collection[Sequence]) -> None:
+        """These have left between two steps."""
+        for sequence in leaving:
+            self._counted -= len(sequence.tokens)
+            self._left(sequence)
 
     def emptied(self) -> None:
         """Everybody was let go as they were."""

@@ -27,7 +27,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__((host, port), MetricsHandler.factory(registry))
 
 
-class Exporter:
+class Endpoint:
     """A thread that answers every GET with the metrics of `registry`."""
 
     def __init__(self, host: str, port: int, registry: Collector, shared: bool = False) -> None:
@@ -38,7 +38,7 @@ class Exporter:
         """
         self._server = _Server(host, port, registry, shared)
         self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="exporter", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="prometheus", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -53,13 +53,13 @@ def serve(
     settings: Settings,
     registry: CollectorRegistry = REGISTRY,
     shared: bool = False,
-) -> Exporter | None:
+) -> Endpoint | None:
     """Begin to export if METRICS_PORT is set; a port that cannot be had is no reason not to work."""
     if settings.metrics_port == 0:
         return None
     port = settings.metrics_port + OFFSETS[process]
     try:
-        return Exporter(settings.metrics_host, port, registry, shared)
+        return Endpoint(settings.metrics_host, port, registry, shared)
     except OSError as error:
         log.error(
             "metrics are not exported: give this process another METRICS_PORT or METRICS_HOST",
