@@ -17,6 +17,7 @@ from jobs.artifacts import ArtifactStore, Writer
 from jobs.batches import is_open
 from jobs.database import Database
 from jobs.errors import StorageFailed
+from jobs.failpoints import failpoint
 from jobs.lines import Flaw
 from jobs.states import FINAL
 from jobs.tables import (
@@ -81,7 +82,9 @@ def keep(database: Database, writer: Writer) -> str:
         DatabaseUnavailable: nothing was kept.
     """
     announce(database, writer.name)
-    return writer.keep()
+    kept = writer.keep()
+    failpoint("after_artifact")
+    return kept
 
 
 def keep_file(database: Database, store: ArtifactStore, path: Path) -> str:
@@ -90,7 +93,9 @@ def keep_file(database: Database, store: ArtifactStore, path: Path) -> str:
     Raises:
         As `keep`, and OSError: the file cannot be read.
     """
-    return store.put_file(path, partial(announce, database))
+    kept = store.put_file(path, partial(announce, database))
+    failpoint("after_artifact")
+    return kept
 
 
 def announce(database: Database, artifact: str) -> None:

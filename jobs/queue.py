@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from jobs import submission
 from jobs.attempts import NewJob
 from jobs.database import Database
+from jobs.failpoints import failpoint
 from jobs.records import JobRecord
 from jobs.settings import Settings
 from jobs.signals import Signals
@@ -126,6 +127,7 @@ def enqueue(
 
     with database.transaction() as connection:
         record = once(connection, write)
+    failpoint("before_bell")
     if record.id == job.id:
         signals.ring(job.queue)
     return record
@@ -149,6 +151,7 @@ def enqueue_group(
     while made is None:
         waited_for = [one for one in waited_for if not one.gone()]
         made = _submitted(database, waited_for, committing) if waited_for else []
+    failpoint("before_bell")
     for queue in {one.job.queue for one in waited_for}:
         signals.ring(queue)
     records = {record.id: record for record in made}

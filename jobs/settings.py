@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from jobs import embedded
+from jobs import embedded, failpoints
 from jobs.errors import BadSetting
 
 
@@ -193,6 +193,7 @@ def read() -> Settings:
         raise BadSetting(
             f"{name} in the environment or .env: {first['msg'].removeprefix('Value error, ')}."
         ) from None
+    failpoints.check()
     if settings.heartbeat_seconds * 2 > settings.lease_seconds:
         raise BadSetting(
             f"HEARTBEAT_SECONDS ({settings.heartbeat_seconds:g}) must be at most half of LEASE_SECONDS "

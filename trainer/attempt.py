@@ -22,6 +22,7 @@ from jobs.errors import (
     Unexpected,
     WorkerStopping,
 )
+from jobs.failpoints import failpoint
 from jobs.files import NewFile
 from jobs.states import State
 from jobs.training import NewCheckpoint
@@ -218,8 +219,10 @@ class Attempt:
             name = publishing.name_of(prepared, self.claim.job_id, word.step)
             model = publishing.version(folder, name, held, prepared, self.claim.job_id, trained)
             new = NewCheckpoint(word.step, word.metrics, word.best, held, model)
+            failpoint("before_checkpoint_row")
             with self._database.transaction() as connection:
                 ours = training.keep_checkpoint(connection, self.claim, new)
+            failpoint("after_checkpoint_row")
         except (StorageFailed, DatabaseUnavailable, OSError) as error:
             # it lies in the job's folder all the same, where this host finds it
             log.warning("a checkpoint is kept on this host only", step=word.step, error=str(error))
@@ -261,6 +264,8 @@ class Attempt:
                     Wish.CANCEL
                 )  # what was written is taken back, and the cancel settled by itself
             published.publish(connection, model)
+            failpoint("before_settle_commit")
+        failpoint("after_settle")
 
     def _result_file(self, prepared: Prepared, name: str) -> NewFile:
         path: Path = prepared.folder / name

@@ -18,6 +18,7 @@ from jobs import execution, lifecycle, metrics, outbox
 from jobs.attempts import Claim, ClaimedJob, Ending
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
+from jobs.failpoints import failpoint
 from jobs.queue import Chore, QueueName, make_signals
 from jobs.settings import Settings
 from jobs.signals import CANCELLED, ENDED, Listener
@@ -111,10 +112,14 @@ class Desk:
 
     def _claim(self) -> ClaimedJob | None:
         with self._database.transaction() as connection:
-            return lifecycle.claim_any(connection, self._queue, self._config.worker, self._config.lease)
+            job = lifecycle.claim_any(connection, self._queue, self._config.worker, self._config.lease)
+            if job is not None:
+                failpoint("before_claim_commit")
+        return job
 
     def _do(self, job: ClaimedJob) -> None:
         log.info("work begins", queue=self._queue, job_id=job.claim.job_id, attempt=job.claim.attempt)
+        failpoint("after_claim")
         self._work = work = self._begin(job)
         self._keeper.keep(work)
         if self._stopping.is_set():  # it was claimed while `stop` looked for one
@@ -134,6 +139,8 @@ class Desk:
             try:
                 with self._database.transaction() as connection:
                     settled = lifecycle.settle(connection, [ending])
+                    failpoint("before_settle_commit")
+                failpoint("after_settle")
                 metrics.count([ending], settled)
                 if ending.claim not in settled:
                     log.warning("result dropped, lease lost", job_id=ending.claim.job_id)

@@ -10,6 +10,7 @@ import structlog
 from jobs import lifecycle
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
+from jobs.failpoints import failpoint
 from worker.intake import Intake
 from worker.roster import Roster
 
@@ -83,6 +84,7 @@ class Heartbeat:
             os._exit(1)  # nothing here can end a thread that hangs; the supervisor starts a new worker
         if still > self._every:
             return
+        failpoint("before_heartbeat")
         with self._database.transaction() as connection:
             lost, unwanted = lifecycle.heartbeat(connection, claims, self._lease)
         self._intake.drop(lost)

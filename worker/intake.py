@@ -17,6 +17,7 @@ from jobs import batches, execution, lifecycle, metrics, outbox
 from jobs.attempts import Claim, ClaimedJob, Ending
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable, Unexpected, WorkerStopping
+from jobs.failpoints import failpoint
 from jobs.queue import Chore, QueueName
 from jobs.signals import ENDED, Signals
 from worker.lanes import Lane, Served
@@ -179,6 +180,8 @@ class Intake:
         except DatabaseUnavailable as error:
             log.warning("results wait for the database", results=len(group), error=str(error))
             return False
+        if group:
+            failpoint("after_settle")
         with self._lock:
             for _ in group:
                 self._endings.popleft()
@@ -206,6 +209,7 @@ class Intake:
                 settled = lifecycle.settle(connection, group)
                 self._news |= outbox.any_due(connection)
                 self._batch_ended |= batches.any_idle(connection, {ending.batch_id for ending in group})
+                failpoint("before_settle_commit")
                 return settled
         except DataError as error:
             if len(group) > 1:
@@ -220,9 +224,13 @@ class Intake:
         try:
             with self._database.transaction() as connection:
                 jobs, waiting = self._claim_for_every_lane(connection)
+                if jobs:
+                    failpoint("before_claim_commit")
         except DatabaseUnavailable as error:
             log.warning("cannot claim, database is out of reach", error=str(error))
             return
+        if jobs:
+            failpoint("after_claim")
         for job in jobs:
             self._begin(job, before)
         # only now, or a model could leave before it got the jobs that it was loaded for

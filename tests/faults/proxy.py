@@ -1,4 +1,4 @@
-"""A door before a server that delays, cuts, black-holes and half-replies either way, switched while it runs."""
+"""A door before a server that delays, cuts, black-holes and half-replies either way, as it is told."""
 
 import contextlib
 import socket
