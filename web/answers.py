@@ -97,6 +97,7 @@ class Response(BaseModel):
     queue_ms: float | None
     run_ms: float | None
     engine_ms: float | None
+    cancel_ms: float | None
 
 
 class InputItem(BaseModel):

@@ -21,6 +21,7 @@ from web.body import optional_json_object
 from web.connection import current as current_connection
 from web.errors import BadRequest, NotFound
 from web.export_request import ExportQuery, ExportRequest
+from web.times import cancel_ms
 
 blueprint = Blueprint("exports", __name__)
 
@@ -130,6 +131,7 @@ def _object(record: JobRecord) -> dict[str, Any]:
         "hub": output.get("hub"),
         "space": output.get("space"),
         "error": None if error is None else {"code": error["code"], "message": error["message"]},
+        "cancel_ms": cancel_ms(record),
     }
 
 

@@ -128,6 +128,7 @@ class FineTuningJob(BaseModel):
     tokenizer: str | None
     attempt: int
     queue_position: int | None
+    cancel_ms: float | None
 
 
 class FineTuningDryRun(BaseModel):
@@ -190,6 +191,7 @@ class ModelExport(BaseModel):
     hub: str | None
     space: str | None
     error: Values | None
+    cancel_ms: float | None
 
 
 class WebhookEndpoint(BaseModel):

@@ -1,7 +1,6 @@
 """A job as OpenAI's Response object: the one place where our states become its statuses."""
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import Any
 
 from jobs.errors import InvalidPrompt
@@ -12,6 +11,7 @@ from web.catalogue import Models
 from web.errors import NotFound
 from web.logprobs import of_text
 from web.response_request import ResponseRequest
+from web.times import times
 
 _FINISHED = {State.SUCCEEDED: "completed", State.FAILED: "failed", State.CANCELLED: "cancelled"}
 _OURS = {
@@ -102,7 +102,7 @@ def response_object(record: JobRecord, logprobs: Sequence[Mapping[str, Any]]) ->
         "queue_position": record.queue_position,
         "receipt": (record.output or {}).get("receipt"),
         "verification": (record.output or {}).get("verification"),
-        **_times(record),
+        **times(record),
     }
 
 
@@ -175,18 +175,3 @@ def _usage(output: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": read + written,
     }
-
-
-def _times(record: JobRecord) -> dict[str, float | None]:
-    """Milliseconds until the last attempt began, from there to the end, and in the engine."""
-    queued = running = None
-    if record.started_at is not None:
-        queued = _milliseconds(record.started_at - record.created_at)
-        if record.finished_at is not None:
-            running = _milliseconds(record.finished_at - record.started_at)
-    engine = (record.output or {}).get("engine_ms")
-    return {"queue_ms": queued, "run_ms": running, "engine_ms": engine}
-
-
-def _milliseconds(span: timedelta) -> float:
-    return round(span.total_seconds() * 1000, 1)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 
 import structlog
 
+from worker.breakdown import is_device_lost
 from worker.lanes import Lane
 from worker.residents import Residents
 from worker.sequence import Sequence
@@ -45,25 +46,33 @@ class Device:
     def __init__(self, busy: threading.Event) -> None:
         self._busy = busy
         self._stopped = threading.Event()
+        self.turns = 0  # of `run`; whoever watches for a hang looks at this
 
     def run(
         self,
         residents: Residents,
-        finished: Callable[[Sequence], None],
+        left: Callable[[Sequence], None],
         failed: Callable[[Lane, BaseException], None],
     ) -> None:
-        """Step until `stop`. What an engine raises ends its jobs, not the thread."""
+        """Step until `stop`. `left` hears of every sequence that ended or was dropped, its slot free.
+
+        What an engine raises ends its jobs, not the thread; unless it says that the device itself is lost.
+        """
         turns = Turns()
         while not self._stopped.is_set():
+            self.turns += 1
             self._busy.clear()
             residents.release()
-            working = [lane for lane in residents.loaded if not lane.idle]
+            loaded = residents.loaded
+            for lane in loaded:  # of all, or a drop would wait for its model's turn
+                _attempt(lane, lane.let_go, left, failed)
+            working = [lane for lane in loaded if not lane.idle]
             if not working:
                 self._busy.wait()
                 continue
             lane = turns.next(working)
             began = time.monotonic()
-            self._step(lane, finished, failed)
+            _attempt(lane, lane.step, left, failed)
             turns.charge(lane, time.monotonic() - began)
 
     def stop(self) -> None:
@@ -71,16 +80,19 @@ class Device:
         self._stopped.set()
         self._busy.set()
 
-    def _step(
-        self,
-        lane: Lane,
-        finished: Callable[[Sequence], None],
-        failed: Callable[[Lane, BaseException], None],
-    ) -> None:
-        try:
-            for sequence in lane.step():
-                finished(sequence)
-        except Exception as error:  # nobody else would hear of it
-            log.exception("step failed", model=lane.source.name)
-            lane.abandon()
-            failed(lane, error)
+
+def _attempt(
+    lane: Lane,
+    act: Callable[[], list[Sequence]],
+    left: Callable[[Sequence], None],
+    failed: Callable[[Lane, BaseException], None],
+) -> None:
+    try:
+        for sequence in act():
+            left(sequence)
+    except Exception as error:  # nobody else would hear of it
+        log.exception("step failed", model=lane.source.name)
+        if is_device_lost(error):
+            raise  # whoever ends the process hands its jobs up
+        lane.abandon()
+        failed(lane, error)

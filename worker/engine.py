@@ -135,7 +135,7 @@ class Engine:
 
         Returns those that finished in it, with a text or an error.
         """
-        self._hear()
+        self.hear()
         self._scheduler.admit()
         began, talking = time.perf_counter(), len(self._scheduler.talking)
         room = self._pace.load(talking, self.token_budget - talking)
@@ -167,7 +167,7 @@ class Engine:
         self._scheduler.forget_prefixes(adapter)
         self.model.forget(adapter)
 
-    def _hear(self) -> None:
+    def hear(self) -> None:
         """Take in newcomers, let the unwanted go."""
         with self._lock:
             newcomers, self._inbox = self._inbox, []

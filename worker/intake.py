@@ -91,16 +91,16 @@ class Intake:
         self._awake.set()
 
     def finish(self, sequence: Sequence) -> None:
-        """A sequence has ended; its job ends with its last one, or with the first error."""
+        """A sequence has left; its job ends with its last one, or with the first error."""
         with self._lock:
             work = self._of.pop(sequence, None)
             if work is None:
                 return  # its job was dropped meanwhile
-            work.unfinished -= 1
+            work.unfinished -= sequence.finished
             if sequence.error is not None:
                 self._end(work, sequence.error)
-            elif work.unfinished == 0:
-                self._end(work, work.output())
+            elif work.unfinished == 0 or (work.unwanted and not self._has_slots(work)):
+                self._end(work, work.output())  # a cancel that was asked for wins in `settle`
         self._awake.set()
 
     def fail(self, lane: Lane, error: BaseException) -> None:
@@ -120,12 +120,12 @@ class Intake:
                     self._remove(work)
 
     def cancel(self, unwanted: Iterable[Claim]) -> None:
-        """Stop these at their next step and keep what they have so far."""
+        """Stop these at their next step; once their slots are free they end with what they have so far."""
         with self._lock:
             for claim in unwanted:
-                if work := self._works.get(claim):
-                    self._end(work, work.output())  # the cancel that was asked for wins in `settle`
-        self._awake.set()
+                if (work := self._works.get(claim)) and not work.unwanted:
+                    work.unwanted = True
+                    self._drop(work)
 
     def run(self) -> None:
         """Commit what ended, claim what fits, sleep until woken; after `stop`, drain."""
@@ -166,8 +166,9 @@ class Intake:
             self._awake.clear()
         with self._lock:
             unfinished = list(self._works.values())
+            stopping = WorkerStopping("The worker stopped before this job was done.")
             for work in unfinished:
-                self._end(work, WorkerStopping("The worker stopped before this job was done."))
+                self._end(work, work.output() if work.unwanted else stopping)
         self._turn()
         log.info("stopped", handed_back=len(unfinished))
 
@@ -316,5 +317,12 @@ class Intake:
         self._works.pop(work.job.claim, None)
         for sequence in work.sequences:
             self._of.pop(sequence, None)
+        self._drop(work)
+
+    def _drop(self, work: Work) -> None:
         for sequence in work.submitted:
             work.served.lane.drop(sequence)
+
+    def _has_slots(self, work: Work) -> bool:
+        """Whether some of its sequences are still in the batch, or wait to join."""
+        return any(sequence in self._of for sequence in work.submitted)

@@ -26,7 +26,7 @@ class Lane:
     """One model, loaded or not, and everyone in its batch.
 
     `start` and `stop` say which; only one that is idle may be stopped, by the thread that also submits.
-    `step` and `abandon` are for the thread that owns the device, the rest for any.
+    `let_go`, `step` and `abandon` are for the thread that owns the device, the rest for any.
     """
 
     def __init__(
@@ -119,17 +119,34 @@ class Lane:
             if sequence in self._present:
                 self._dropped.add(sequence)
 
+    def let_go(self) -> list[Sequence]:
+        """Let those leave who were dropped; returns them: their slots are free."""
+        if not self._dropped:
+            return []
+        with self._lock:
+            dropped, self._dropped = self._dropped, set()
+            self._newcomers = [sequence for sequence in self._newcomers if sequence not in dropped]
+        if self.engine is not None:
+            for sequence in dropped:
+                self.engine.drop(sequence)
+            self.engine.hear()
+        with self._lock:
+            left = [sequence for sequence in dropped if sequence in self._present]
+            for sequence in left:
+                del self._present[sequence]
+            self._meter.let_go(left)
+        return left
+
     def step(self) -> list[Sequence]:
         """One turn of the engine; returns those that finished in it, with a text or an error."""
         assert self.engine is not None
         began = time.perf_counter()
-        dropped = self._let_go(self.engine)
         finished = self._admit(self.engine)
         failpoint("in_step")
         finished += self.engine.step()
         with self._lock:
-            self._meter.stepped(time.perf_counter() - began, self._present, (*dropped, *finished))
-            for sequence in (*dropped, *finished):
+            self._meter.stepped(time.perf_counter() - began, self._present, finished)
+            for sequence in finished:
                 self._present.pop(sequence, None)
         self.used_at = time.monotonic()
         return finished
@@ -143,15 +160,6 @@ class Lane:
             self._newcomers.clear()
             self._dropped.clear()
             self._meter.emptied()
-
-    def _let_go(self, engine: Engine) -> set[Sequence]:
-        with self._lock:
-            dropped, self._dropped = self._dropped, set()
-            if dropped:
-                self._newcomers = [sequence for sequence in self._newcomers if sequence not in dropped]
-        for sequence in dropped:
-            engine.drop(sequence)
-        return dropped
 
     def _admit(self, engine: Engine) -> list[Sequence]:
         """Hand newcomers to the engine, each with its adapter's number; returns those it refused."""

@@ -23,6 +23,7 @@ class Work:
     prompts: list[list[Sequence]]  # of each prompt, all that are generated
     unfinished: int
     began: float = field(default_factory=time.monotonic)  # seconds
+    unwanted: bool = False  # it ends as soon as its last sequence has left
 
     @classmethod
     def of(cls, job: ClaimedJob, served: Served) -> "Work":

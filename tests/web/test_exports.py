@@ -81,6 +81,7 @@ def test_an_export_is_a_job_that_its_owner_polls(
         "hub": None,
         "space": None,
         "error": None,
+        "cancel_ms": None,
     }
     url = f"/v1/models/org/chat/exports/{made['id']}"
     job = claim(offered, settings)
@@ -114,7 +115,8 @@ def test_a_model_that_is_being_exported_is_kept(caller: Caller, mine: str) -> No
     assert made["id"] in error["message"]
     caller.post(f"/v1/models/{mine}/exports/{made['id']}/cancel")
     assert caller.delete(f"/v1/models/{mine}").status_code == 200
-    assert caller.get(f"/v1/models/{mine}/exports/{made['id']}").get_json()["status"] == "cancelled"
+    cancelled = caller.get(f"/v1/models/{mine}/exports/{made['id']}").get_json()
+    assert (cancelled["status"], cancelled["cancel_ms"]) == ("cancelled", 0.0)
 
 
 def test_a_body_is_not_needed(caller: Caller) -> None:

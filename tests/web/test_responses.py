@@ -265,6 +265,7 @@ def test_a_queued_response_is_cancelled_at_once(caller: Caller) -> None:
     for _ in range(2):  # the second time it answers what is final
         answer = caller.send("POST", f"/v1/responses/{made['id']}/cancel")
         assert (answer.status_code, answer.get_json()["status"]) == (200, "cancelled")
+        assert answer.get_json()["cancel_ms"] == 0.0, "it had no slot"
 
 
 def test_a_running_response_is_cancelled_and_keeps_its_text(caller: Caller, worker: FakeWorker) -> None:
@@ -275,6 +276,7 @@ def test_a_running_response_is_cancelled_and_keeps_its_text(caller: Caller, work
     assert body["status"] == "cancelled"
     assert body["output"][0]["content"][0]["text"] == "so far"
     assert body["usage"]["output_tokens"] == 2
+    assert 0 < body["cancel_ms"] < body["run_ms"]
 
 
 def test_a_cancel_does_not_wait_long_for_a_worker_that_is_gone(caller: Caller, worker: FakeWorker) -> None:
@@ -289,7 +291,8 @@ def test_a_cancel_does_not_wait_long_for_a_worker_that_is_gone(caller: Caller, w
 def test_a_finished_response_stays_as_it_is_when_cancelled(caller: Caller, worker: FakeWorker) -> None:
     made = submit(caller)
     worker.one(output("t"))
-    assert caller.send("POST", f"/v1/responses/{made['id']}/cancel").get_json()["status"] == "completed"
+    body = caller.send("POST", f"/v1/responses/{made['id']}/cancel").get_json()
+    assert (body["status"], body["cancel_ms"]) == ("completed", None)
 
 
 def test_a_synchronous_response_cannot_be_cancelled(caller: Caller, worker: FakeWorker) -> None:

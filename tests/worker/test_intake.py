@@ -3,8 +3,7 @@
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
 from datetime import timedelta
 from statistics import mean
 from types import SimpleNamespace
@@ -15,120 +14,30 @@ import torch
 from sqlalchemy import update
 from tokenizers import Tokenizer
 
-from jobs import lifecycle, submission
+from jobs import submission
 from jobs.attempts import NewJob
 from jobs.database import Database
 from jobs.inputs import Replay
-from jobs.queue import make_signals
 from jobs.settings import Settings
-from jobs.signals import Signals
 from jobs.states import State
 from jobs.tables import jobs
 from tests.conftest import ROOT, wait_for
 from tests.jobs import samples
 from tests.worker.conftest import EOS
 from tests.worker.lanes import FakeModel, describe, make_lane, serve
+from tests.worker.whole import EVERY, LEASE, SLOTS, Bench, slow_down, working
 from worker.adapters import Adapter
 from worker.device import Device
 from worker.engine import Engine
-from worker.heartbeat import Heartbeat
-from worker.intake import Intake
 from worker.lanes import Lane
-from worker.roster import Roster
 from worker.work import _verification
 
-LEASE, EVERY = timedelta(seconds=5), timedelta(seconds=1)
-SLOTS = 4
-
-
-@dataclass
-class Bench:
-    """A worker's threads around one engine, and the door to its queue."""
-
-    database: Database
-    owner: int
-    busy: threading.Event
-    roster: Roster
-    lane: Lane
-    engine: Engine
-    intake: Intake
-    heartbeat: Heartbeat
-    device: Device
-    threads: list[threading.Thread] = field(default_factory=list)
-    gates: list[threading.Semaphore] = field(default_factory=list)
-
-    def submit(
-        self,
-        name: str,
-        prompts: list[Any] | None = None,
-        model: str = samples.MODEL,
-        task: dict[str, Any] | None = None,
-        **sampling: Any,
-    ) -> None:
-        whole = {"prompts": prompts or ["hello"]} | (task or {})
-        self.submit_at_once({name: model}, whole, **sampling)
-
-    def submit_at_once(
-        self, models: dict[str, str], task: dict[str, Any], width: int = 1, **sampling: Any
-    ) -> None:
-        asked = {"max_tokens": 8, "seed": 1, "ignore_eos": True} | sampling
-        with self.database.transaction() as connection:
-            for name, model in models.items():
-                new = samples.new(self.owner, name, input=task | {"sampling": asked})
-                submission.submit(connection, replace(new, model=model, width=width))
-        self.intake.wake()
-
-    def said(self, name: str) -> Any:
-        row = self.ended(name)
-        assert row.state == State.SUCCEEDED, row.error
-        return row.output
-
-    def start(self, target: Callable[..., object], *arguments: Any) -> None:
-        self.threads.append(threading.Thread(target=target, args=arguments, daemon=True))
-        self.threads[-1].start()
-
-    def state(self, name: str) -> State:
-        return State(samples.row(self.database, name).state)
-
-    def ended(self, name: str) -> Any:
-        wait_for(lambda: self.state(name) not in {State.QUEUED, State.RUNNING})
-        return samples.row(self.database, name)
-
 
 @pytest.fixture
-def signals(settings: Settings) -> Iterator[Signals]:
-    made = make_signals(settings)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def bench(
-    database: Database,
-    owner: int,
-    signals: Signals,
-    settings: Settings,
-    tokenizer: Tokenizer,
-) -> Iterator[Bench]:
+def bench(database: Database, owner: int, settings: Settings, tokenizer: Tokenizer) -> Iterator[Bench]:
     """Intake and device run; the heartbeat beats when a test says so."""
-    busy = threading.Event()
-    roster = Roster(settings, database, busy)
-    engine = Engine(FakeModel(), tokenizer, SLOTS, token_budget=32)
-    lane = serve(roster, make_lane(samples.MODEL, tokenizer, busy, engine))
-    intake = Intake(database, signals, roster, "w", LEASE, max_failures=2)
-    roster._changed = intake.wake
-    heartbeat = Heartbeat(database, intake, roster, LEASE, EVERY)
-    device = Device(busy)
-    made = Bench(database, owner, busy, roster, lane, engine, intake, heartbeat, device)
-    made.start(device.run, roster.residents, intake.finish, intake.fail)
-    made.start(intake.run)
-    yield made
-    for gate in made.gates:
-        gate.release(1000)
-    intake.stop(timedelta(0))
-    made.device.stop()
-    for thread in made.threads:
-        thread.join(timeout=10)
+    with working(database, owner, settings, tokenizer) as made:
+        yield made
 
 
 def test_a_job_with_several_prompts_and_n_answers_in_their_order(bench: Bench) -> None:
@@ -405,23 +314,6 @@ def test_a_job_whose_every_attempt_crashes_fails(bench: Bench, monkeypatch: pyte
     assert (row.state, row.failures, row.error["code"]) == (State.FAILED, 2, "server_error")
 
 
-def test_a_cancelled_job_keeps_what_it_had(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = slow_down(bench, monkeypatch)
-    bench.submit("a", max_tokens=200)
-    wait_for(lambda: bench.state("a") == State.RUNNING)
-    for _ in range(6):
-        gate.release()
-    wait_for(lambda: bench.engine.steps >= 6)
-    with bench.database.transaction() as connection:
-        lifecycle.request_cancel(connection, "a", bench.owner)
-    bench.heartbeat.look()
-    row = bench.ended("a")
-    assert row.state == State.CANCELLED
-    assert 1 <= row.output["output_tokens"] < 200
-    assert row.output["sequences"][0]["text"]
-    gate.release()
-
-
 def test_a_lost_lease_drops_the_work_and_writes_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -527,16 +419,3 @@ def pass_time(monkeypatch: pytest.MonkeyPatch, span: timedelta) -> None:
     now = time.monotonic
     clock = SimpleNamespace(monotonic=lambda: now() + span.total_seconds())
     monkeypatch.setattr("worker.heartbeat.time", clock)
-
-
-def slow_down(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
-    """Let the engine step only when the test releases one; at most 10 s late, so that no test hangs."""
-    gate, forward = threading.Semaphore(0), bench.engine.model.forward
-
-    def wait_then_forward(rows: Any) -> Any:
-        gate.acquire(timeout=10)
-        return forward(rows)
-
-    monkeypatch.setattr(bench.engine.model, "forward", wait_then_forward)
-    bench.gates.append(gate)
-    return gate
