@@ -134,15 +134,12 @@ def forget(connection: Connection, resource_id: str) -> None:
 
 
 def leave(connection: Connection, resource_id: str) -> bool:
-    """Stop waiting for it; return whether nobody else does, and then nobody comes to any more."""
+    """Stop waiting for it; return whether nobody else does."""
     one_less = update(creates).where(creates.c.resource_id == resource_id)
     left = connection.execute(
         one_less.values(waiters=creates.c.waiters - 1).returning(creates.c.waiters)
     ).scalar_one_or_none()
-    if left is not None and left > 0:
-        return False
-    forget(connection, resource_id)
-    return True
+    return left is None or left <= 0
 
 
 def is_prunable(connection: Connection) -> bool:

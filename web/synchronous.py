@@ -61,6 +61,8 @@ def give_up(backend: Backend, job_id: str, owner_id: int) -> None:
         if not creates.leave(connection, job_id):
             return
         before = lifecycle.request_cancel(connection, job_id, owner_id)
+        if before is not State.SUCCEEDED:  # what came just too late to be cancelled is a retry's answer
+            creates.forget(connection, job_id)
     tell(backend, job_id, before)
 
 

@@ -142,6 +142,20 @@ def test_a_call_that_was_given_up_is_never_the_answer(
         assert first.result().status_code == 503
 
 
+def test_a_call_that_had_succeeded_when_it_was_given_up_is_its_retrys_answer(
+    app: Flask, caller: Caller, worker: FakeWorker, offered: Database
+) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(complete, caller, 0)
+        (job,) = wait_for(worker.claim)
+        worker.settle(job, output("t"))
+        assert made(first.result()) == job.claim.job_id
+    owner = samples.row(offered, job.claim.job_id).owner_id
+    synchronous.give_up(app.extensions["penstock"], job.claim.job_id, owner)
+    assert made(complete(caller, 1)) == job.claim.job_id
+    assert rows(offered) == 1
+
+
 def test_a_first_call_that_is_gone_leaves_the_job_to_its_retry(
     app: Flask, caller: Caller, worker: FakeWorker, offered: Database
 ) -> None:
