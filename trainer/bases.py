@@ -5,7 +5,7 @@ import re
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is its HTTP client's
@@ -122,6 +122,8 @@ def fetch_folder(store: ArtifactStore, held: dict[str, str], folder: Path) -> No
     """
     folder.mkdir(parents=True)
     for path, name in held.items():
+        if ".." in PurePosixPath(path).parts or PurePosixPath(path).is_absolute():
+            raise ModelUnavailable(f"Its file {path!r} would lie outside of its folder.")
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         try:
             store.fetch(name, folder / path)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
@@ -18,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from jobs.errors import ModelUnavailable
 from jobs.finetune_input import TRAINED_VOCABULARY, Architecture
 from jobs.plan import Shape
-from trainer import tokenizing
+from trainer import folder_check, tokenizing
 from trainer.network import Student, quickened
 from trainer.spec import Spec
 
@@ -162,8 +163,9 @@ def _config(folder: Path) -> GPT2Config:
         found = json.loads((folder / "config.json").read_bytes())
         if found.get("model_type") != "gpt2":
             raise ModelUnavailable(f"{folder} holds no GPT-2 but {found.get('model_type')!r}.")
+        folder_check.check_config(found)
         return GPT2Config.from_dict(found)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, StrictDataclassError) as error:
         raise ModelUnavailable(f"config.json of the base model cannot be read: {error}.") from error
 
 
@@ -211,6 +213,7 @@ def _four_bits(precision: str) -> BitsAndBytesConfig:
 
 
 def _merge(model: Student, adapter: Path) -> Student:
+    folder_check.check_adapter(adapter)
     try:
         return PeftModel.from_pretrained(model, adapter).merge_and_unload()  # type: ignore[no-any-return]
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:

@@ -51,6 +51,9 @@ def _whole(environ: Mapping[str, Any]) -> bytes:
     length, limit = request.content_length, request.max_content_length
     if length is not None and limit is not None and length <= limit:
         raw: bytes = environ["wsgi.input"].read(length)
+        if len(raw) < length:
+            said = f"The request body broke off: of {length:,} bytes that were announced, {len(raw):,} came."
+            raise BadRequest(f"{said} Send it again.", code="malformed_request")
     else:
         raw = _unknown(limit)
     g.body_digest = hashlib.sha256(raw).digest()  # a repeated request is known by it

@@ -29,7 +29,7 @@ def read_json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise ModelUnavailable(f"the file {path.name} is missing.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelUnavailable(f"{path.name} is not JSON.") from error
     if not isinstance(found, dict):
         raise ModelUnavailable(f"{path.name} is not a JSON object.")
