@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -20,16 +21,37 @@ def _absolute(folder: str | Path) -> Path:
     return Path(folder).expanduser().resolve()
 
 
+_KNOWN_PASSWORDS = {
+    "admin", "changeit", "changeme", "change-me", "default", "example", "guest", "letmein", "pass",
+    "passw0rd", "password", "penstock", "postgres", "redis", "root", "secret", "test", "your-password",
+    "123456", "12345678",
+}  # fmt: skip
+"""Of examples and images: whoever looks for open servers tries these first."""
+
+
+def _guarded(url: str) -> str:
+    """Refuses a URL whose password anybody would guess."""
+    found = urlsplit(url)
+    given = [unquote(found.password or ""), *parse_qs(found.query).get("password", [])]
+    guessed = _KNOWN_PASSWORDS | {unquote(found.username or "").lower()}
+    if any(password and password.lower() in guessed for password in given):
+        raise ValueError(
+            "its password is one of those that everybody tries first; make one of your own, such as"
+            " `openssl rand -hex 32` prints, for the server and here"
+        )
+    return url
+
+
 def _postgres(url: str | None) -> str | None:
     if url and not re.match(r"postgres(ql)?(\+psycopg)?://", url):
         raise ValueError("send a PostgreSQL URL: postgresql://user:password@host/database")
-    return url
+    return _guarded(url) if url else url
 
 
 def _redis(url: str | None) -> str | None:
     if url and not re.match(r"(rediss?|unix)://", url):
         raise ValueError("send a Redis URL: redis://host:6379/0, rediss:// or unix://")
-    return url
+    return _guarded(url) if url else url
 
 
 def _log_level(level: str) -> str:
