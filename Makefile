@@ -10,7 +10,7 @@ TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' requirements.txt)
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help demo up key test test-space test-training chromium check format bench bench-web bench-batch bench-peers bench-engine bench-serving bench-trainer bench-idempotency schemathesis starter clean
+.PHONY: help demo up key test test-space test-training chromium check format bench bench-web bench-batch bench-peers bench-engine bench-serving bench-trainer bench-idempotency chaos soak schemathesis starter clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -40,6 +40,14 @@ SPACE ?= .venv-space
 export SPACE
 test-space: $(VENV)/ready-dev $(SPACE)/ready chromium ## try the page of an export in Chromium, with its own packages in .venv-space
 	@$(BIN)/pytest tests/trainer/test_export_space.py
+
+chaos: MINUTES ?= 20
+soak: MINUTES ?= 60
+chaos: $(VENV)/ready-dev ## faults at random on a stack under load, and a table of what came of them (MINUTES=20; ARGS="--kills-only --every 1")
+	@$(BIN)/python -m tests.faults.chaos --minutes $(MINUTES) $(ARGS)
+
+soak: $(VENV)/ready-dev ## a fault a minute at 70 % of what the stack bears; memory and open files of every process (MINUTES=60)
+	@$(BIN)/python -m tests.faults.chaos --soak --minutes $(MINUTES) $(ARGS)
 
 EXAMPLES ?= 300
 schemathesis: $(VENV)/ready-dev ## draw many more requests from the OpenAPI document than the tests do (EXAMPLES, 300 of each)

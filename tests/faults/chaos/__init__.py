@@ -1,0 +1,14 @@
+"""`make chaos` and `make soak`: faults at random on a stack under load, and an outside record that judges it.
+
+stack      every process of a stack, restarted when it dies
+model      the tiny model it serves, and the prompt that kills its workers
+load       owners who submit, wait, stream, cancel and send again
+wire       one HTTP request
+ledger     what clients were told and what the stack's own log says, in a file outside of it
+oracle     what was lost, doubled or poisoned, by the ledger alone
+witness    reads the stack's log into the ledger
+faults     the rows of the fault matrix that can happen to a running stack
+recovery   how long until it served again
+report     the table
+soak       resident memory and descriptors, and their slopes
+"""
