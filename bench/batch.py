@@ -23,7 +23,7 @@ from typing import Any
 from sqlalchemy import func, select
 
 from bench.stack import Bench, running
-from jobs import batches, catalog, execution, lifecycle
+from jobs import batches, catalog, claims, execution, lifecycle
 from jobs.database import Database
 from jobs.queue import Chore, QueueName, make_signals
 from jobs.settings import Settings
@@ -132,7 +132,7 @@ def engine(settings: Settings) -> None:
     output = _OUTPUT | {"model_digest": version.digest}
     while not stopped:
         with database.transaction() as connection:
-            taken = lifecycle.claim(connection, QueueName.GENERATE, _MODEL, "fake", settings.lease, _CLAIMED)
+            taken = claims.claim(connection, QueueName.GENERATE, _MODEL, "fake", settings.lease, _CLAIMED)
         group = [execution.ending(job, output, 1) for job in taken]
         with database.transaction() as connection:
             lifecycle.settle(connection, group)

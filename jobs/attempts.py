@@ -2,17 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime
+from enum import IntEnum
 from typing import Any
 
 from jobs.errors import JobError
 
-INTERACTIVE = timedelta(0)
-"""Somebody waits on the connection."""
-STANDARD = timedelta(seconds=10)
-"""A background job lets interactive ones of the next 10 s pass, and none that come later: nobody starves."""
-BATCH = timedelta(hours=12)
-"""A line of a batch lets everybody pass who comes within half of its completion window."""
+
+class Tier(IntEnum):
+    """Who waits for a job. A tier below is slowed, never starved: see `WEIGHTS`."""
+
+    INTERACTIVE = 0
+    """Somebody waits on the connection."""
+    STANDARD = 1
+    """In the background."""
+    BATCH = 2
+    """A line of a batch."""
+
+
+WEIGHTS = {Tier.INTERACTIVE: 16, Tier.STANDARD: 4, Tier.BATCH: 1}
+"""How the tokens of a queue are shared out between the tiers that have jobs waiting."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +33,14 @@ class NewJob:
     kind: str
     queue: str
     model: str
-    behind: timedelta  # INTERACTIVE, STANDARD or BATCH
+    tier: Tier
     request: Mapping[str, Any]
     input: Mapping[str, Any]
     stored: bool = True
     width: int = 1  # slots that it takes: its sequences
+    tokens: int = 1  # what it may cost: those that it reads, and the most that it may write
+    priority: int = 0  # within its owner, higher first
+    deadline: datetime | None = None  # not begun by then, it fails
     api_key_id: int | None = None
     batch_id: str | None = None
     line: int | None = None  # of the batch's file, the first is 1

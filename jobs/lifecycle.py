@@ -4,6 +4,7 @@ import random
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, timedelta
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import (
@@ -17,6 +18,7 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    case,
     exists,
     func,
     literal,
@@ -24,46 +26,22 @@ from sqlalchemy import (
     null,
     or_,
     select,
-    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSON
 
 from jobs import outbox, states, usage
-from jobs.attempts import Claim, ClaimedJob, Ending
-from jobs.errors import JobError, ModelUnavailable, Poisoned
+from jobs.attempts import Claim, Ending
+from jobs.errors import DeadlineExceeded, JobError, ModelUnavailable, Poisoned
 from jobs.moves import log_of, table_of
 from jobs.outbox import Event
-from jobs.states import POISONED_AFTER, SUSPECT_AFTER, State
+from jobs.states import POISONED_AFTER, State
 from jobs.tables import jobs, offers
 from jobs.usage import Spent
 
 _NOW = func.clock_timestamp()  # now() would be the start of the transaction
 _JSON = JSON(none_as_null=True)
-
-
-def claim(
-    connection: Connection, queue: str, model: str, worker: str, lease: timedelta, slots: int
-) -> list[ClaimedJob]:
-    """Take the due jobs that fit into `slots` together, but one at least, however wide it is.
-
-    In the order of their turns, passing over those others are taking. What is locked and does not fit is free
-    again with the caller's commit. A suspect (see `states.SUSPECT_AFTER`) is left to `claim_suspect`.
-    """
-    return _claim(connection, queue, model, worker, lease, slots, jobs.c.crashes < SUSPECT_AFTER)
-
-
-def claim_suspect(
-    connection: Connection, queue: str, model: str, worker: str, lease: timedelta
-) -> list[ClaimedJob]:
-    """Take one due job whose workers died; the caller must be idle, so that no neighbour can die with it."""
-    return _claim(connection, queue, model, worker, lease, 1, jobs.c.crashes >= SUSPECT_AFTER)
-
-
-def claim_any(connection: Connection, queue: str, worker: str, lease: timedelta) -> ClaimedJob | None:
-    """Take one due job of a queue, whatever its model, and a suspect too: the caller runs one at a time."""
-    found = _claim(connection, queue, None, worker, lease, 1, true())
-    return found[0] if found else None
+_NOTHING: Mapping[Claim, int] = MappingProxyType({})
 
 
 def forgive(connection: Connection, claim: Claim) -> None:
@@ -77,47 +55,24 @@ def state_of(connection: Connection, job_id: str) -> State:
     return State(connection.execute(select(jobs.c.state).where(jobs.c.id == job_id)).scalar_one())
 
 
-def suspect_waits(connection: Connection, queue: str, model: str) -> bool:
-    """Whether a suspect is due: the caller then lets its batch run empty for `claim_suspect`."""
-    waiting = select(jobs.c.id).where(_due(queue, model), jobs.c.crashes >= SUSPECT_AFTER).limit(1)
-    return connection.execute(waiting).first() is not None
-
-
-def waiting(connection: Connection, queue: str, models: Collection[str]) -> list[str]:
-    """Those of these models that due jobs wait for, who waited longest first.
-
-    The cost grows with the models that have jobs, and not with these: hundreds may rest.
-    """
-    wanted = connection.execute(_waiting(), {"queue": queue}).scalars()
-    return [model for model in wanted if model in models]
-
-
-@cache
-def _waiting() -> Select[Any]:
-    asked = bindparam("queue", type_=Text)
-    queued = and_(jobs.c.state == literal_column("'queued'"), jobs.c.queue == asked)
-    # from one model in the index to the next, over all of its jobs
-    least = func.min(jobs.c.model).label("model")
-    named = select(least).where(queued).cte("named", recursive=True)
-    following = select(least).where(queued, jobs.c.model > named.c.model).scalar_subquery()
-    named = named.union_all(select(following).where(named.c.model.is_not(None)))
-    due = _due(asked, named.c.model)
-    first = select(jobs.c.turn).where(due).order_by(jobs.c.turn).limit(1).lateral("first")
-    return select(named.c.model).join(first, true()).order_by(first.c.turn)
-
-
 def heartbeat(
-    connection: Connection, claims: Iterable[Claim], lease: timedelta
+    connection: Connection,
+    claims: Iterable[Claim],
+    lease: timedelta,
+    reached: Mapping[Claim, int] = _NOTHING,
 ) -> tuple[set[Claim], set[Claim]]:
-    """Renew every claim in one statement; return (lost, unwanted): no longer ours, and to be cancelled."""
+    """Renew every claim in one statement; return (lost, unwanted): no longer ours, and to be cancelled.
+
+    `reached`: how many tokens each has by now; of its attempts a job keeps the most.
+    """
     held = list(claims)
     if not held:
         return set(), set()
-    locked = _locked(held).cte("locked")
+    locked = _locked(held, reached).cte("locked")
     renewed = connection.execute(
         update(jobs)
         .where(jobs.c.id == locked.c.id)
-        .values(lease_until=_NOW + lease)
+        .values(lease_until=_NOW + lease, reached=func.greatest(jobs.c.reached, locked.c.reached))
         .returning(jobs.c.id, jobs.c.attempt, jobs.c.cancel_requested_at)
     ).all()
     kept = {Claim(row.id, row.attempt) for row in renewed}
@@ -203,35 +158,12 @@ def recover_lost(connection: Connection, limit: int = 1000) -> dict[State, int]:
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    ids = connection.execute(expired).scalars().all()
-    if not ids:
-        return {}
-    lost, wanted = jobs.c.id.in_(ids), jobs.c.cancel_requested_at.is_(None)
-    crashes = jobs.c.crashes + 1
-    poison = Poisoned(f"The worker died {POISONED_AFTER} times while it ran this job.")
-    moved = {
-        State.CANCELLED: _move(connection, State.CANCELLED, lost, ~wanted, crashes=crashes),
-        State.FAILED: _move(
-            connection,
-            State.FAILED,
-            lost,
-            wanted,
-            crashes >= POISONED_AFTER,
-            crashes=crashes,
-            code=literal(poison.code, Text),
-            error=error_object(poison),
-        ),
-        State.QUEUED: _move(
-            connection,
-            State.QUEUED,
-            lost,
-            wanted,
-            crashes < POISONED_AFTER,
-            crashes=crashes,
-            available_at=_NOW,
-        ),
-    }
-    return {state: len(rows) for state, rows in moved.items() if rows}
+    return _count_deaths(connection, connection.execute(expired).scalars().all())
+
+
+def surrender(connection: Connection, claims: Iterable[Claim]) -> dict[State, int]:
+    """Take back what a worker holds that is about to die, and knows it: as if its leases had run out now."""
+    return _count_deaths(connection, connection.execute(_locked(list(claims))).scalars().all())
 
 
 def fail_queued(connection: Connection, job_id: str, error: JobError) -> int:
@@ -244,7 +176,9 @@ def fail_queued(connection: Connection, job_id: str, error: JobError) -> int:
 def fail_unserved(connection: Connection, queue: str, after: timedelta) -> int:
     """Fail jobs of a queue that waited longer than `after` for a model that no worker has any more."""
     error = ModelUnavailable("No worker offers this model any more.")
-    return _fail_unserved(connection, error, jobs.c.queue == queue, jobs.c.turn < _NOW - after)
+    unserved = connection.execute(_unserved(), {"queue": queue}).scalars().all()
+    old = (jobs.c.queue == queue, jobs.c.created_at < _NOW - after)
+    return sum(_fail_unserved(connection, error, *old, jobs.c.model == model) for model in unserved)
 
 
 def fail_unloadable(connection: Connection, queue: str, model: str, reason: str) -> int:
@@ -252,9 +186,56 @@ def fail_unloadable(connection: Connection, queue: str, model: str, reason: str)
     return _fail_unserved(connection, ModelUnavailable(reason), jobs.c.queue == queue, jobs.c.model == model)
 
 
+@cache
+def _unserved() -> Select[Any]:
+    """The models that queued jobs wait for and nobody offers: from one in the index to the next."""
+    queued = and_(jobs.c.state == literal_column("'queued'"), jobs.c.queue == bindparam("queue", type_=Text))
+    least = func.min(jobs.c.model).label("model")
+    named = select(least).where(queued).cte("named", recursive=True)
+    following = select(least).where(queued, jobs.c.model > named.c.model).scalar_subquery()
+    named = named.union_all(select(following).where(named.c.model.is_not(None)))
+    served = exists().where(offers.c.name == named.c.model, offers.c.version_id.is_not(None))
+    return select(named.c.model).where(named.c.model.is_not(None), ~served)
+
+
+def fail_overdue(connection: Connection, limit: int = 1000) -> list[str]:
+    """Fail up to `limit` jobs whose deadline passed while they waited, before any work; return their ids."""
+    overdue = and_(jobs.c.state == literal_column("'queued'"), jobs.c.deadline <= _NOW)
+    some = select(jobs.c.id).where(overdue).order_by(jobs.c.deadline).limit(limit)
+    ids = list(connection.execute(some.with_for_update(skip_locked=True)).scalars())
+    if not ids:
+        return []
+    error = DeadlineExceeded(
+        "The deadline passed before a worker could begin. Give it more time, or ask again."
+    )
+    code, which = literal(error.code, Text), jobs.c.id.in_(ids)
+    return [row.id for row in _move(connection, State.FAILED, which, code=code, error=error_object(error))]
+
+
 def error_object(error: JobError) -> dict[str, str]:
     """The stored form of an error."""
     return {"code": error.code, "message": str(error)}
+
+
+def _count_deaths(connection: Connection, ids: Sequence[str]) -> dict[State, int]:
+    """Move jobs on whose worker died, locked by this transaction; return how many went where.
+
+    A job that got further than ever since the last death is charged with this one alone.
+    """
+    if not ids:
+        return {}
+    lost, wanted = jobs.c.id.in_(ids), jobs.c.cancel_requested_at.is_(None)
+    crashes = case((jobs.c.reached > jobs.c.reached_at_death, 1), else_=jobs.c.crashes + 1)
+    counted: dict[str, Any] = {"crashes": crashes, "reached_at_death": jobs.c.reached}
+    poison = Poisoned(f"The worker died {POISONED_AFTER} times while it ran this job.")
+    failed: dict[str, Any] = {"code": literal(poison.code, Text), "error": error_object(poison)}
+    poisoned = crashes >= POISONED_AFTER
+    moved = {
+        State.CANCELLED: _move(connection, State.CANCELLED, lost, ~wanted, **counted),
+        State.FAILED: _move(connection, State.FAILED, lost, wanted, poisoned, **counted, **failed),
+        State.QUEUED: _move(connection, State.QUEUED, lost, wanted, ~poisoned, **counted, available_at=_NOW),
+    }
+    return {state: len(rows) for state, rows in moved.items() if rows}
 
 
 def _fail_unserved(
@@ -270,72 +251,6 @@ def _fail_unserved(
     code = literal(error.code, Text)
     here = (jobs.c.id.in_(ids), waiting)
     return len(_move(connection, State.FAILED, *here, code=code, error=error_object(error)))
-
-
-def _due(queue: str | ColumnElement[str], model: str | ColumnElement[str] | None) -> ColumnElement[bool]:
-    return and_(
-        jobs.c.state
-        == literal_column("'queued'"),  # a bound value would hide the partial index from the plan
-        jobs.c.queue == queue,
-        true() if model is None else jobs.c.model == model,
-        jobs.c.available_at <= _NOW,
-        jobs.c.paused_at.is_(None),
-    )
-
-
-def _claim(
-    connection: Connection,
-    queue: str,
-    model: str | None,
-    worker: str,
-    lease: timedelta,
-    slots: int,
-    which: ColumnElement[bool],
-) -> list[ClaimedJob]:
-    due = (  # a CTE: as a plain subquery the planner may run it again and take more than that
-        select(jobs.c.id, jobs.c.width, jobs.c.turn, jobs.c.seq)
-        .where(_due(queue, model), which)
-        .order_by(jobs.c.turn, jobs.c.seq)
-        .limit(slots)
-        .with_for_update(skip_locked=True)
-        .cte("due")
-        .prefix_with("MATERIALIZED", dialect="postgresql")
-    )
-    order: dict[str, Any] = {"order_by": (due.c.turn, due.c.seq)}
-    line = select(
-        due.c.id,
-        due.c.width,
-        func.sum(due.c.width).over(**order).label("filled"),
-        func.lead(due.c.id).over(**order).is_not(None).label("followed"),
-    ).cte("line")
-    rows = _move(
-        connection,
-        State.RUNNING,
-        jobs.c.id == line.c.id,
-        or_(line.c.filled <= slots, line.c.filled == line.c.width),  # what fits, and the first
-        returning=(
-            *(jobs.c.model, jobs.c.input, jobs.c.failures, jobs.c.crashes, jobs.c.turn, jobs.c.seq),
-            *(jobs.c.width, line.c.followed),
-        ),
-        attempt=jobs.c.attempt + 1,
-        worker=worker,
-        lease_until=_NOW + lease,
-        started_at=_NOW,
-    )
-    rows.sort(key=lambda row: (row.turn, row.seq))
-    return [
-        ClaimedJob(
-            claim=Claim(row.id, row.attempt),
-            model=row.model,
-            input=row.input,
-            failures=row.failures,
-            suspect=row.crashes >= SUSPECT_AFTER,
-            batch_id=row.batch_id,
-            width=row.width,
-            followed=row.followed,
-        )
-        for row in rows
-    ]
 
 
 def _end(
@@ -384,8 +299,12 @@ def _spent(endings: Sequence[Ending], settled: Mapping[Claim, Row[Any]]) -> Iter
         )
 
 
-def _given(claims: Sequence[Claim], endings: Sequence[Ending] = ()) -> FromClause:
-    """The claims, and what they ended with, as a table to join with `jobs`."""
+def _given(
+    claims: Sequence[Claim],
+    endings: Sequence[Ending] = (),
+    reached: Mapping[Claim, int] = _NOTHING,
+) -> FromClause:
+    """The claims, and how far they are or what they ended with, as a table to join with `jobs`."""
     errors = [ending.error for ending in endings]
     values: dict[str, tuple[Any, Sequence[Any]]] = {
         "id": (Text, [claim.job_id for claim in claims]),
@@ -398,13 +317,14 @@ def _given(claims: Sequence[Claim], endings: Sequence[Ending] = ()) -> FromClaus
     }
     if not endings:
         values = {name: values[name] for name in ("id", "attempt")}
+        values["reached"] = (Integer, [reached.get(claim, 0) for claim in claims])
     return table_of(values)
 
 
-def _locked(claims: Sequence[Claim]) -> Select[Any]:
+def _locked(claims: Sequence[Claim], reached: Mapping[Claim, int] = _NOTHING) -> Select[Any]:
     """Lock the rows of these claims in one order everywhere, or two groups of them could deadlock."""
-    given = _given(claims)
-    owned = select(jobs.c.id).join(given, _owned_by(given))
+    given = _given(claims, reached=reached)
+    owned = select(jobs.c.id, given.c.reached).join(given, _owned_by(given))
     return owned.order_by(jobs.c.id).with_for_update(of=jobs)
 
 
@@ -412,18 +332,14 @@ def _owned_by(given: FromClause) -> ColumnElement[bool]:
     return and_(jobs.c.id == given.c.id, jobs.c.attempt == given.c.attempt, jobs.c.state == State.RUNNING)
 
 
-def _move(
-    connection: Connection,
+def moving(
     target: State,
     *where: ColumnElement[bool],
     code: ColumnElement[Any] | None = None,
     returning: Sequence[ColumnElement[Any]] = (),
-    cut_short: Collection[str] = (),
     **values: Any,
-) -> list[Row[Any]]:
-    """Move every row that `where` names and the table of moves allows; log each, and tell of its end.
-
-    `cut_short` are the ids of those whose output stopped at its limit.
+) -> Select[Any]:
+    """The statement that moves every row which `where` names and the table of moves allows, and logs each.
 
     The rows that moved come back with `returning` beside what the log needs: outputs are large.
     """
@@ -435,7 +351,7 @@ def _move(
         values |= {"finished_at": _NOW}
     moved = (
         update(jobs)
-        .where(jobs.c.state.in_(states.sources(target)), *where)
+        .where(or_(*(jobs.c.state == source for source in sorted(states.sources(target)))), *where)
         .values(state=target, **values)
         .returning(
             *(jobs.c.id, jobs.c.attempt, jobs.c.state, jobs.c.worker, *returning),
@@ -444,7 +360,20 @@ def _move(
         )
         .cte("moved")
     )
-    rows = list(connection.execute(select(moved).add_cte(log_of(moved, moved.c.code))).all())
+    return select(moved).add_cte(log_of(moved, moved.c.code))
+
+
+def _move(
+    connection: Connection,
+    target: State,
+    *where: ColumnElement[bool],
+    cut_short: Collection[str] = (),
+    **values: Any,
+) -> list[Row[Any]]:
+    """Move rows as `moving` says, and tell of their ends; `cut_short` are the ids of those whose output
+    stopped at its limit.
+    """
+    rows = list(connection.execute(moving(target, *where, **values)).all())
     if target in states.FINAL:
         outbox.tell(connection, _events(target, rows, cut_short))
     return rows

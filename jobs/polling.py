@@ -8,7 +8,7 @@ import psycopg
 from sqlalchemy import BigInteger, ColumnElement, Text, and_, bindparam, column, func, literal_column, select
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from jobs.records import FIELDS, JobRecord, is_mine, reading
+from jobs.records import FIELDS, JobRecord, is_mine, placed, reading
 from jobs.statements import Statement, array
 from jobs.states import State
 from jobs.tables import jobs
@@ -21,7 +21,9 @@ _VERSION = literal_column("jobs.xmin", Text)  # the transaction that wrote the r
 
 def find_all(connection: psycopg.Connection, asked: Sequence[Asked]) -> list[JobRecord | None]:
     """As `records.find`, of several in one statement, and each with its version."""
-    found = {row[:3]: _record(row[3:]) for row in _finding().rows(connection, **_given(asked))}
+    rows = _finding().rows(connection, **_given(asked))
+    records = placed(connection, [_record(row[3:]) for row in rows])
+    found = {row[:3]: record for row, record in zip(rows, records, strict=True)}
     return [found.get(one) for one in asked]
 
 

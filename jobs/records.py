@@ -1,39 +1,33 @@
 """What a job looks like to its owner: every read names the owner, and none changes a state."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from functools import cache
 from typing import Any
 
+import psycopg
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
-    FromClause,
     Row,
-    ScalarSelect,
     Select,
     Text,
     and_,
     any_,
     bindparam,
-    case,
     delete,
-    func,
-    literal_column,
-    null,
     select,
-    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from jobs import eta, positions
+from jobs.eta import Eta
+from jobs.statements import driver_of
 from jobs.states import FINAL, State
 from jobs.tables import jobs
-
-POSITION_LIMIT = 1000
-"""Queue positions are exact up to here; beyond it, a job is said to be at least here."""
 
 
 @dataclass(frozen=True)
@@ -54,22 +48,37 @@ class JobRecord:
     started_at: datetime | None  # of the last attempt
     finished_at: datetime | None
     cancel_requested_at: datetime | None
-    queue_position: int | None  # 1 is next; None unless queued
     available_at: datetime | None = None  # not before
     paused_at: datetime | None = None
     progress: dict[str, Any] | None = None  # of a fine-tune
+    deadline: datetime | None = None  # not begun by then, it fails
+    priority: int = 0
+    queue_position: int | None = None  # 1 is next; None unless queued
+    eta: Eta | None = None  # likewise; None too where nothing is known of its queue's speed
     version: str | None = None  # changes with the row; only `polling` says it
 
 
 def read(connection: Connection, job_id: str) -> JobRecord:
     """The job that this process has just written."""
-    return record_of(connection.execute(_reading(), {"job_id": job_id}).one())
+    record = record_of(connection.execute(_reading(), {"job_id": job_id}).one())
+    return placed(driver_of(connection), [record])[0]
 
 
 def find(connection: Connection, owner_id: int, kind: str, job_id: str) -> JobRecord | None:
     """The job of that id, if it is this owner's and of this kind."""
     row = connection.execute(_finding(), {"owner": owner_id, "kind": kind, "id": job_id}).one_or_none()
-    return None if row is None else record_of(row)
+    return None if row is None else placed(driver_of(connection), [record_of(row)])[0]
+
+
+def placed(connection: psycopg.Connection, records: Sequence[JobRecord]) -> list[JobRecord]:
+    """With their places in the queue and when they will have ended, of those that are queued."""
+    places = positions.find(connection, [one.id for one in records if one.state is State.QUEUED])
+    return [
+        replace(one, queue_position=place.position, eta=eta.of(place))
+        if (place := places.get(one.id))
+        else one
+        for one in records
+    ]
 
 
 def conversation(connection: Connection, owner_id: int, job_id: str) -> list[dict[str, Any]] | None:
@@ -95,12 +104,12 @@ def page(
         query = query.where(jobs.c.seq < mark if newest_first else jobs.c.seq > mark)
     order = jobs.c.seq.desc() if newest_first else jobs.c.seq.asc()
     rows = connection.execute(query.order_by(order).limit(limit + 1)).all()
-    return [record_of(row) for row in rows[:limit]], len(rows) > limit
+    return placed(driver_of(connection), [record_of(row) for row in rows[:limit]]), len(rows) > limit
 
 
 def lines(connection: Connection, batch_id: str, after: int, limit: int) -> list[tuple[int, str, JobRecord]]:
     """Up to `limit` jobs of a batch beyond the line `after`, in order: line, custom_id, job."""
-    mine = select(jobs, null().label("queue_position")).where(jobs.c.batch_id == batch_id)
+    mine = select(jobs).where(jobs.c.batch_id == batch_id)
     rows = connection.execute(mine.where(jobs.c.line > after).order_by(jobs.c.line).limit(limit))
     return [(row.line, row.custom_id, record_of(row)) for row in rows]
 
@@ -160,29 +169,9 @@ def is_mine(
     )
 
 
-@cache
 def reading() -> Select[Any]:
     """The query of records, in the order of their fields."""
-    position = case((jobs.c.state == State.QUEUED, queue_position(jobs))).label("queue_position")
-    return select(*(position if name == "queue_position" else jobs.c[name] for name in FIELDS))
-
-
-def queue_position(row: FromClause) -> ScalarSelect[int]:
-    """One more than the jobs that are before this one, which must be queued and need not be visible yet."""
-    ahead = jobs.alias("ahead")
-    before = (
-        select(ahead.c.id)
-        .where(
-            ahead.c.state == literal_column("'queued'"),  # a bound value would hide the partial index
-            ahead.c.queue == row.c.queue,
-            ahead.c.model == row.c.model,
-            tuple_(ahead.c.turn, ahead.c.seq) < tuple_(row.c.turn, row.c.seq),
-        )
-        .limit(POSITION_LIMIT - 1)
-        .correlate(row)
-        .lateral()
-    )
-    return select(func.count() + 1).select_from(before).scalar_subquery()
+    return select(*(jobs.c[name] for name in FIELDS))
 
 
 def record_of(row: Row[Any]) -> JobRecord:
@@ -190,5 +179,6 @@ def record_of(row: Row[Any]) -> JobRecord:
     return JobRecord(**{name: getattr(row, name) for name in FIELDS} | {"state": State(row.state)})
 
 
-FIELDS = tuple(field.name for field in fields(JobRecord) if field.name != "version")
+_ELSEWHERE = ("queue_position", "eta", "version")  # known by other statements
+FIELDS = tuple(field.name for field in fields(JobRecord) if field.name not in _ELSEWHERE)
 """What `reading` reads, in this order."""

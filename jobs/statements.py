@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 from psycopg.sql import quote
-from sqlalchemy import Select
+from sqlalchemy import Connection, Select
 from sqlalchemy.dialects.postgresql.psycopg import dialect
 
 
@@ -25,6 +25,13 @@ class Statement:
     def rows(self, connection: psycopg.Connection, **values: Any) -> list[tuple[Any, ...]]:
         """What it finds. Objects are to be passed as JSON, and arrays as `array` writes them: all as text."""
         return connection.execute(self._text, values).fetchall()
+
+
+def driver_of(connection: Connection) -> psycopg.Connection:
+    """The driver's connection under one of SQLAlchemy's, in the same transaction."""
+    lent = connection.connection.driver_connection
+    assert isinstance(lent, psycopg.Connection)
+    return lent
 
 
 def array(values: Iterable[object]) -> str:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    SmallInteger,
     Table,
     Text,
     UniqueConstraint,
@@ -34,7 +35,7 @@ metadata = MetaData(
 )
 
 _NOW = text("now()")
-_moment = DateTime(timezone=True)
+moment = DateTime(timezone=True)
 _optional = JSON(none_as_null=True)
 
 owners = Table(
@@ -42,7 +43,7 @@ owners = Table(
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
     Column("name", Text, nullable=False, unique=True),
-    Column("created_at", _moment, nullable=False, server_default=_NOW),
+    Column("created_at", moment, nullable=False, server_default=_NOW),
 )
 
 api_keys = Table(
@@ -58,8 +59,8 @@ api_keys = Table(
     Column("tokens_per_minute", Integer),
     Column("queued_jobs", Integer),
     Column("concurrent_jobs", Integer),
-    Column("created_at", _moment, nullable=False, server_default=_NOW),
-    Column("revoked_at", _moment),
+    Column("created_at", moment, nullable=False, server_default=_NOW),
+    Column("revoked_at", moment),
 )
 
 usage = Table(
@@ -83,7 +84,7 @@ creates = Table(
     Column("idempotency_key", Text),
     Column("retries", Integer, nullable=False),  # the highest retry count that was answered with it
     Column("waiters", Integer, nullable=False, server_default="1"),  # requests that it was the answer to
-    Column("created_at", _moment, nullable=False, server_default=_NOW),
+    Column("created_at", moment, nullable=False, server_default=_NOW),
     Index(
         "uq_creates_api_key_id_idempotency_key",
         "api_key_id",
@@ -111,8 +112,8 @@ files = Table(
     ),  # [{code, line, message, param}] of a file that is not what its purpose needs
     Column("status_details", Text),  # one sentence about them all
     Column("lines", Integer),  # of a validated file
-    Column("created_at", _moment, nullable=False, server_default=_NOW),
-    Column("expires_at", _moment),
+    Column("created_at", moment, nullable=False, server_default=_NOW),
+    Column("expires_at", moment),
     CheckConstraint("status IN ('uploaded', 'processed', 'error')", name="status"),
     Index("ix_files_owner_id_seq", "owner_id", "seq"),
     Index("ix_files_unvalidated", "seq", postgresql_where=text("status = 'uploaded'")),
@@ -123,7 +124,7 @@ loose_artifacts = Table(
     "loose_artifacts",
     metadata,
     Column("artifact", Text, primary_key=True),  # of a file, perhaps of none; looked at after a while
-    Column("since", _moment, nullable=False, server_default=_NOW, index=True),
+    Column("since", moment, nullable=False, server_default=_NOW, index=True),
 )
 
 batches = Table(
@@ -149,15 +150,15 @@ batches = Table(
     Column("has_lines", Boolean, nullable=False, server_default=text("false")),  # their jobs are there
     Column("output_file_id", Text),
     Column("error_file_id", Text),
-    Column("created_at", _moment, nullable=False, server_default=_NOW),
-    Column("expires_at", _moment, nullable=False),
-    Column("in_progress_at", _moment),
-    Column("finalizing_at", _moment),
-    Column("completed_at", _moment),
-    Column("failed_at", _moment),
-    Column("expired_at", _moment),
-    Column("cancelling_at", _moment),
-    Column("cancelled_at", _moment),
+    Column("created_at", moment, nullable=False, server_default=_NOW),
+    Column("expires_at", moment, nullable=False),
+    Column("in_progress_at", moment),
+    Column("finalizing_at", moment),
+    Column("completed_at", moment),
+    Column("failed_at", moment),
+    Column("expired_at", moment),
+    Column("cancelling_at", moment),
+    Column("cancelled_at", moment),
     CheckConstraint(
         "status IN ('validating', 'failed', 'in_progress', 'finalizing', 'completed', 'expired', "
         "'cancelling', 'cancelled')",
@@ -192,15 +193,22 @@ jobs = Table(
     Column("queue", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("state", Text, nullable=False),
-    Column("turn", _moment, nullable=False),  # the claim's order: arrival plus what its class waits behind
-    Column("available_at", _moment, nullable=False, server_default=_NOW),  # not before: retry backoff
+    Column("tier", SmallInteger, nullable=False, server_default=text("1")),  # see `attempts.Tier`
+    Column(
+        "priority", SmallInteger, nullable=False, server_default=text("0")
+    ),  # within its owner, higher first
+    Column("tokens", Integer, nullable=False, server_default="1"),  # what it may cost: read and written
+    Column("deadline", moment),  # not begun by then, it has failed
+    Column("available_at", moment, nullable=False, server_default=_NOW),  # not before: retry backoff
     Column("attempt", Integer, nullable=False, server_default="0"),  # the fence; only ever grows
     Column("failures", Integer, nullable=False, server_default="0"),
     Column("crashes", Integer, nullable=False, server_default="0"),
-    Column("lease_until", _moment),
+    Column("reached", Integer, nullable=False, server_default="0"),  # the most tokens an attempt had
+    Column("reached_at_death", Integer, nullable=False, server_default="0"),  # of its worker, the last time
+    Column("lease_until", moment),
     Column("worker", Text),
-    Column("cancel_requested_at", _moment),
-    Column("paused_at", _moment),  # a wish, as a cancel is
+    Column("cancel_requested_at", moment),
+    Column("paused_at", moment),  # a wish, as a cancel is
     Column("api_key_id", BigInteger),  # with which it was asked for: its limits and its usage
     Column("batch_id", ForeignKey("batches.id", ondelete="CASCADE")),  # whose line it is
     Column("line", Integer),  # of the batch's file, the first is 1
@@ -215,17 +223,32 @@ jobs = Table(
     Column("progress", _optional),  # of a fine-tune
     Column("output", JSON),
     Column("error", JSON),
-    Column("created_at", _moment, nullable=False, server_default=_NOW),
-    Column("started_at", _moment),
-    Column("finished_at", _moment),
+    Column("created_at", moment, nullable=False, server_default=_NOW),
+    Column("started_at", moment),
+    Column("finished_at", moment),
     CheckConstraint(f"state IN ({', '.join(repr(str(s)) for s in State)})", name="state"),
     CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
-    Index("ix_jobs_turn", "queue", "model", "turn", "seq", postgresql_where=text("state = 'queued'")),
+    Index(
+        "ix_jobs_queue",
+        "queue",
+        "model",
+        "tier",
+        "owner_id",
+        text("priority DESC"),
+        "seq",
+        postgresql_include=["tokens"],
+        postgresql_where=text("state = 'queued'"),
+    ),
+    Index(
+        "ix_jobs_deadline",
+        "deadline",
+        postgresql_where=text("state = 'queued' AND deadline IS NOT NULL"),
+    ),
     Index(
         "ix_jobs_suspects",
         "queue",
         "model",
-        "turn",
+        "seq",
         postgresql_where=text(f"state = 'queued' AND crashes >= {SUSPECT_AFTER}"),
     ),
     Index("ix_jobs_lease_until", "lease_until", postgresql_where=text("state = 'running'")),
@@ -253,7 +276,7 @@ job_events = Table(
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
     Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
-    Column("at", _moment, nullable=False, server_default=text("clock_timestamp()")),
+    Column("at", moment, nullable=False, server_default=text("clock_timestamp()")),
     Column("attempt", Integer, nullable=False),
     Column("state", Text, nullable=False),
     Column("code", Text),  # of the error, where there was one
@@ -275,7 +298,7 @@ checkpoints = Table(
     Column("model", Text, nullable=False),  # the name under which it can be called
     Column("metrics", JSON, nullable=False),
     Column("best", Boolean, nullable=False, server_default=text("false")),  # kept beside the newest
-    Column("created_at", _moment, nullable=False, server_default=_NOW),
+    Column("created_at", moment, nullable=False, server_default=_NOW),
     UniqueConstraint("job_id", "step"),
 )
 
@@ -299,10 +322,10 @@ webhook_endpoints = Table(
     Column("event_types", ARRAY(Text), nullable=False),
     Column("secret", Text, nullable=False),  # whsec_...; it signs, so it cannot be kept as a hash
     Column("old_secret", Text),  # signs too until then
-    Column("old_secret_until", _moment),
-    Column("created_at", _moment, nullable=False, server_default=_NOW),
-    Column("updated_at", _moment, nullable=False, server_default=_NOW),
-    Column("disabled_at", _moment),  # its target said 410
+    Column("old_secret_until", moment),
+    Column("created_at", moment, nullable=False, server_default=_NOW),
+    Column("updated_at", moment, nullable=False, server_default=_NOW),
+    Column("disabled_at", moment),  # its target said 410
 )
 
 outbox = Table(
@@ -316,10 +339,10 @@ outbox = Table(
     Column("api_key_id", BigInteger),
     Column("type", Text, nullable=False),  # response.completed, batch.failed, ...
     Column("resource_id", Text, nullable=False),
-    Column("created_at", _moment, nullable=False, server_default=_NOW),
+    Column("created_at", moment, nullable=False, server_default=_NOW),
     Column("attempts", Integer, nullable=False, server_default="0"),
-    Column("due_at", _moment),  # of the next attempt; None: delivered or given up
-    Column("delivered_at", _moment),
+    Column("due_at", moment),  # of the next attempt; None: delivered or given up
+    Column("delivered_at", moment),
     Column("last_error", Text),
     CheckConstraint("(endpoint_id IS NULL) <> (url IS NULL)", name="target"),
     Index("ix_outbox_due_at", "due_at", postgresql_where=text("due_at IS NOT NULL")),
@@ -344,7 +367,7 @@ model_versions = Table(
     Column("job_id", Text),  # the fine-tune that made it
     Column("lineage", _optional),  # base, data, hyperparameters, code
     Column("base", Text),  # of an adapter: the name of the model under it
-    Column("created_at", _moment, nullable=False, server_default=_NOW),
+    Column("created_at", moment, nullable=False, server_default=_NOW),
     UniqueConstraint("name", "digest", "quantization"),
 )
 
@@ -366,7 +389,7 @@ trainers = Table(
     Column("refused", JSON, nullable=False),  # {adapter or precision: why this host cannot}
     Column("calibration", JSON, nullable=False),  # {precision: floating-point operations per second}
     Column("memory", BigInteger, nullable=False),  # bytes that a training may take
-    Column("seen_at", _moment, nullable=False, server_default=_NOW),
+    Column("seen_at", moment, nullable=False, server_default=_NOW),
 )
 
 offers = Table(
@@ -377,6 +400,6 @@ offers = Table(
     Column("version_id", ForeignKey("model_versions.id", ondelete="CASCADE")),
     Column("reason", Text),  # why the worker cannot offer it
     Column("slots", Integer),  # the most sequences, and so beams, of one batch of this worker
-    Column("seen_at", _moment, nullable=False, server_default=_NOW),
+    Column("seen_at", moment, nullable=False, server_default=_NOW),
     CheckConstraint("(version_id IS NULL) <> (reason IS NULL)", name="either"),
 )

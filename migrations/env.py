@@ -4,7 +4,7 @@ from alembic import context
 from sqlalchemy import create_engine, text
 
 from jobs import settings
-from jobs.tables import metadata
+from jobs.queue_tables import metadata
 
 _LOCK = 8_073_541  # two migrations started at once run one after the other
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import structlog
 from sqlalchemy import Connection
 
-from jobs import execution, lifecycle, metrics, outbox
+from jobs import claims, execution, lifecycle, metrics, outbox
 from jobs.attempts import Claim, ClaimedJob, Ending
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
@@ -112,7 +112,7 @@ class Desk:
 
     def _claim(self) -> ClaimedJob | None:
         with self._database.transaction() as connection:
-            job = lifecycle.claim_any(connection, self._queue, self._config.worker, self._config.lease)
+            job = claims.claim_any(connection, self._queue, self._config.worker, self._config.lease)
             if job is not None:
                 failpoint("before_claim_commit")
         return job

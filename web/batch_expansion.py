@@ -8,7 +8,7 @@ import structlog
 from pydantic import ValidationError
 
 from jobs import batches, files, lines, submission
-from jobs.attempts import BATCH, NewJob
+from jobs.attempts import NewJob, Tier
 from jobs.batch_states import Status
 from jobs.batches import Batch, Refused
 from jobs.errors import DatabaseUnavailable
@@ -153,7 +153,7 @@ def _take(desk: Desk, batch: Batch, number: int, raw: bytes | Flaw) -> NewJob | 
         log.exception("a line of a batch crashed", batch_id=batch.id, line=number)
         said = "The server had an error while processing this line. Its log has the trace."
         return _refused(number, custom_id, ApiError(said))
-    return replace(job, behind=BATCH, stored=False, batch_id=batch.id, line=number, custom_id=custom_id)
+    return replace(job, tier=Tier.BATCH, stored=False, batch_id=batch.id, line=number, custom_id=custom_id)
 
 
 def _body(line: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from jobs.attempts import INTERACTIVE, NewJob
+from jobs.attempts import NewJob, Tier
 from jobs.catalog import ModelVersion
 from jobs.inputs import MAX_SEQUENCES, GenerationInput
 from jobs.keys import Identity
@@ -56,7 +56,7 @@ def unkept(
         kind=kind,
         queue=QueueName.GENERATE,
         model=model.name,
-        behind=INTERACTIVE,
+        tier=Tier.INTERACTIVE,
         request=shown,
         input=work.model_dump(mode="json"),
         width=work.width,

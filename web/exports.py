@@ -9,7 +9,7 @@ from flask import Blueprint, Response, jsonify
 from sqlalchemy import Connection
 
 from jobs import catalog, exports, lifecycle, records, trainers
-from jobs.attempts import STANDARD, NewJob
+from jobs.attempts import NewJob, Tier
 from jobs.exports import KIND, ExportInput
 from jobs.queue import QueueName
 from jobs.records import JobRecord
@@ -89,7 +89,7 @@ def _new_job(model: str, work: ExportInput) -> NewJob:
         kind=KIND,
         queue=QueueName.EXPORT,
         model=model,
-        behind=STANDARD,
+        tier=Tier.STANDARD,
         request={},
         input=work.model_dump(),
     )

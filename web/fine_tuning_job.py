@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from jobs import files, finetunes, trainers
-from jobs.attempts import STANDARD, NewJob
+from jobs.attempts import NewJob, Tier
 from jobs.catalog import ModelVersion
 from jobs.files import FileRecord
 from jobs.finetune_input import FinetuneInput
@@ -63,7 +63,7 @@ def new_job(who: Identity, asked: FineTuningRequest, work: FinetuneInput) -> New
         kind=finetunes.KIND,
         queue=QueueName.TRAIN,
         model=asked.model,
-        behind=STANDARD,
+        tier=Tier.STANDARD,
         request={"metadata": asked.metadata, "user": asked.user},
         input=work.model_dump(mode="json"),
         webhook=own_webhook(asked.webhook, asked.webhook_events_filter, _EVENTS),

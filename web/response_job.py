@@ -3,7 +3,7 @@
 import secrets
 
 from jobs import records
-from jobs.attempts import INTERACTIVE, STANDARD, NewJob
+from jobs.attempts import NewJob, Tier
 from jobs.inputs import GenerationInput
 from jobs.keys import Identity
 from jobs.queue import QueueName
@@ -50,7 +50,7 @@ def new_job(models: Models, who: Identity, asked: ResponseRequest) -> NewJob:
         kind=KIND,
         queue=QueueName.GENERATE,
         model=model.name,
-        behind=STANDARD if asked.background else INTERACTIVE,
+        tier=Tier.STANDARD if asked.background else Tier.INTERACTIVE,
         request=echo(asked, chosen),
         input=work.model_dump(mode="json"),
         width=work.width,
@@ -90,7 +90,7 @@ def replay(models: Models, who: Identity, record: JobRecord) -> NewJob:
         kind=KIND,
         queue=QueueName.GENERATE,
         model=record.model,
-        behind=STANDARD,
+        tier=Tier.STANDARD,
         request=record.request | {"background": True, "store": True},
         input=record.input | {"replay": replay, "stream": False},
         width=GenerationInput.model_validate(record.input).width,

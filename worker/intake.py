@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError
 
-from jobs import batches, execution, lifecycle, metrics, outbox
+from jobs import batches, claims, execution, lifecycle, metrics, outbox
 from jobs.attempts import Claim, ClaimedJob, Ending
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable, Unexpected, WorkerStopping
@@ -51,12 +51,16 @@ class Intake:
         self._lease = lease
         self._max_failures = max_failures
         self.streaming = threading.Event()  # set when a job begins whose tokens somebody reads
+        self.suspect_began: Callable[[], None] = lambda: None
         self._works: dict[Claim, Work] = {}
         self._of: dict[Sequence, Work] = {}
         self._endings: deque[Ending] = deque()
         self._lock = threading.Lock()  # over the three above
         self._awake = threading.Event()
         self._stopping = threading.Event()
+        self._may_claim = threading.Lock()  # held from the look for work to its begin
+        self._halted = False
+        self.turns = 0  # of `run`; whoever watches for a hang looks at this
         self._drained = threading.Event()
         self._bell = threading.Event()  # rung since the last claim
         self._more = True  # there may be work that nobody will ring for
@@ -71,6 +75,17 @@ class Intake:
         """What this process holds, results on their way to SQL included."""
         with self._lock:
             return [*self._works, *(ending.claim for ending in self._endings)]
+
+    def reached(self) -> dict[Claim, int]:
+        """What this process holds, and how many tokens each job has; of results on their way 0."""
+        with self._lock:
+            going = {claim: work.reached for claim, work in self._works.items()}
+            return going | {ending.claim: 0 for ending in self._endings}
+
+    def holds_suspect(self) -> bool:
+        """Whether a job whose workers died is running, alone."""
+        with self._lock:
+            return any(work.job.suspect for work in self._works.values())
 
     def streamed(self) -> list[tuple[Claim, Sequence, int]]:
         """The sequences that somebody reads, each with how many of its tokens may be told.
@@ -130,13 +145,26 @@ class Intake:
     def run(self) -> None:
         """Commit what ended, claim what fits, sleep until woken; after `stop`, drain."""
         while not self._stopping.is_set():
-            if self._turn() and self._is_worth_claiming():
-                self._claim()
+            self.turns += 1
+            with self._may_claim:
+                if self._turn() and not self._halted and self._is_worth_claiming():
+                    self._claim()
             rung_or_ended = self._awake.wait(_POLL_SECONDS * random.uniform(0.8, 1.2))
             self._awake.clear()
             self._more |= not rung_or_ended  # nobody said anything: look anyway
         self._drain()
         self._drained.set()
+
+    def halt(self, seconds: float) -> dict[Claim, int]:
+        """Claim no more; returns as `reached` what is held after up to `seconds` for results to be stored."""
+        self._halted = True
+        self._awake.set()
+        deadline = time.monotonic() + seconds
+        if self._may_claim.acquire(timeout=seconds):  # whoever was about to claim has done so
+            self._may_claim.release()
+        while self._endings and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self.reached()
 
     def stop(self, drain: timedelta) -> None:
         """Claim no more, finish what ends within `drain`, hand the rest back uncharged."""
@@ -160,6 +188,7 @@ class Intake:
 
     def _drain(self) -> None:
         while self.claims() and time.monotonic() < self._deadline:
+            self.turns += 1
             if not self._turn():
                 self._stopping.wait(_POLL_SECONDS)
             self._awake.wait(0.05)
@@ -251,7 +280,7 @@ class Intake:
             self._more = True
             if self.claims():
                 return [], []
-            return lifecycle.claim_suspect(connection, queue, name, self._worker, self._lease), []
+            return claims.claim_suspect(connection, queue, name, self._worker, self._lease), []
         waiting = self._waiting(connection)
         for lane in self._roster.residents.loaded:
             if not lane.drains:
@@ -262,7 +291,7 @@ class Intake:
         """The loaded name that a suspect waits for. They are rare: asked once a second, and until claimed."""
         if self._suspected is not None or time.monotonic() >= self._suspect_asked + _POLL_SECONDS:
             names = [name for name, served in self._roster.served.items() if served.lane.engine is not None]
-            waits = (name for name in names if lifecycle.suspect_waits(connection, QueueName.GENERATE, name))
+            waits = (name for name in names if claims.suspect_waits(connection, QueueName.GENERATE, name))
             self._suspected, self._suspect_asked = next(waits, None), time.monotonic()
         return self._suspected
 
@@ -273,7 +302,7 @@ class Intake:
             answering = self._roster.names(lane)
             if lane.engine is None or len(answering) > 1:
                 names |= set(answering)
-        return lifecycle.waiting(connection, QueueName.GENERATE, names) if names else []
+        return claims.waiting(connection, QueueName.GENERATE, names) if names else []
 
     def _claim_for(self, connection: Connection, lane: Lane, waiting: list[str]) -> list[ClaimedJob]:
         """What fits into a lane's free slots, shared out among its names."""
@@ -286,7 +315,7 @@ class Intake:
             share = -(-free // (others + 1))
             if share > 0:
                 arguments = (connection, QueueName.GENERATE, name, self._worker, self._lease, share)
-                claimed = lifecycle.claim(*arguments)
+                claimed = claims.claim(*arguments)
                 taken = sum(job.width for job in claimed)
                 self._more |= taken >= share or bool(claimed and claimed[-1].followed)
                 free -= taken
@@ -306,6 +335,8 @@ class Intake:
             self._of.update((sequence, work) for sequence in work.sequences)
             # under the lock: dropped between the two it would run on for nobody
             work.served.lane.submit(work.submitted, work.served.adapter)
+        if job.suspect:
+            self.suspect_began()
         if work.task.stream:
             self.streaming.set()
 

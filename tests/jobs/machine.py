@@ -1,7 +1,6 @@
 """A model of a job's life in plain Python, and random histories of workers and clients it must agree with."""
 
 import os
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -24,7 +23,7 @@ from hypothesis.stateful import (
 from sqlalchemy import delete, func, select, update
 
 from jobs import submission
-from jobs.attempts import INTERACTIVE, STANDARD, Claim, ClaimedJob, Ending
+from jobs.attempts import Claim, ClaimedJob, Ending, Tier
 from jobs.database import Database
 from jobs.errors import InvalidPrompt, JobError, OutOfMemory, WorkerStopping
 from jobs.states import FINAL, TRANSITIONS, State
@@ -57,11 +56,19 @@ _ENDS: dict[str, JobError | None] = {
 _HOWS = ["stopping", "retryable", "stopping", "retryable", "success", "fatal"]
 
 
+@dataclass(frozen=True)
+class Rooms:
+    """The modules that are tried."""
+
+    lifecycle: ModuleType
+    claims: ModuleType
+
+
 @dataclass
 class Expected:
     """What must be true of one job."""
 
-    turn: float  # seconds; who has less goes first
+    turn: tuple[int, int]  # priority and number; who has less goes first
     width: int = 1
     state: State = State.QUEUED
     attempt: int = 0
@@ -100,12 +107,13 @@ class Lifecycle(RuleBasedStateMachine):
     names = Bundle("names")
     claims = Bundle("claims")
     workers = st.sampled_from(["w1", "w2"])
-    classes = st.lists(st.sampled_from([INTERACTIVE, STANDARD]), min_size=1, max_size=2)
+    priorities = st.lists(st.sampled_from([1, 0]), min_size=1, max_size=2)
     hows = st.sampled_from(_HOWS)
 
-    def __init__(self, database: Database, owner: int, lifecycle: ModuleType) -> None:
+    def __init__(self, database: Database, owner: int, rooms: Rooms) -> None:
         super().__init__()
-        self.database, self.owner, self.lifecycle = database, owner, lifecycle
+        self.database, self.owner = database, owner
+        self.lifecycle, self.queue = rooms.lifecycle, rooms.claims
         self.jobs: dict[str, Expected] = {}
         self.issued: set[Claim] = set()
         self.renewed: set[str] = set()  # jobs whose lease this step had to change
@@ -115,20 +123,20 @@ class Lifecycle(RuleBasedStateMachine):
 
     # ---- what clients do ----
 
-    @initialize(target=names, classes=classes)
-    def begin(self, classes: list[timedelta]) -> Any:
-        return self.submit(classes)
+    @initialize(target=names, priorities=priorities)
+    def begin(self, priorities: list[int]) -> Any:
+        return self.submit(priorities)
 
     @precondition(lambda self: len(self.jobs) < 5)
-    @rule(target=names, classes=classes)
-    def submit(self, classes: list[timedelta]) -> Any:
-        names = [f"job{len(self.jobs) + n}" for n in range(len(classes))]
+    @rule(target=names, priorities=priorities)
+    def submit(self, priorities: list[int]) -> Any:
+        names = [f"job{len(self.jobs) + n}" for n in range(len(priorities))]
         with self.database.transaction() as connection:
-            for name, behind in zip(names, classes, strict=True):
+            for name, priority in zip(names, priorities, strict=True):
                 width = _WIDTHS[len(self.jobs) % len(_WIDTHS)]
-                asked = new(self.owner, name, behind, {"prompt": name})
-                submission.submit(connection, replace(asked, width=width))
-                self.jobs[name] = Expected(time.monotonic() + behind.total_seconds(), width)
+                asked = new(self.owner, name, Tier.STANDARD, {"prompt": name})
+                submission.submit(connection, replace(asked, width=width, priority=priority))
+                self.jobs[name] = Expected((-priority, len(self.jobs)), width)
                 self.jobs[name].move(State.QUEUED)
         return multiple(*names)
 
@@ -150,11 +158,11 @@ class Lifecycle(RuleBasedStateMachine):
     def claim(self, worker: str, slots: int, idle: bool) -> Any:
         suspects = self._due(suspects=True)
         with self.database.transaction() as connection:
-            assert self.lifecycle.suspect_waits(connection, QUEUE, MODEL) == bool(suspects)
+            assert self.queue.suspect_waits(connection, QUEUE, MODEL) == bool(suspects)
             if idle and suspects:
-                taken = self.lifecycle.claim_suspect(connection, QUEUE, MODEL, worker, LEASE)
+                taken = self.queue.claim_suspect(connection, QUEUE, MODEL, worker, LEASE)
                 return self._taken(taken, suspects[:1], worker)
-            taken = self.lifecycle.claim(connection, QUEUE, MODEL, worker, LEASE, slots)
+            taken = self.queue.claim(connection, QUEUE, MODEL, worker, LEASE, slots)
             return self._taken(taken, self._fitting(self._due(suspects=False), slots), worker)
 
     @precondition(lambda self: self.issued)
@@ -216,13 +224,12 @@ class Lifecycle(RuleBasedStateMachine):
 
     @precondition(lambda self: any(job.state is State.QUEUED for job in self.jobs.values()))
     @rule()
-    def eleven_seconds_pass(self) -> None:
-        """Retries come due, and whoever waits now stands before an interactive job that is yet to come."""
+    def retries_come_due(self) -> None:
+        """Time passes."""
         queued = [name for name, job in self.jobs.items() if job.state is State.QUEUED]
         past = func.clock_timestamp()
-        self._alter(queued, turn=jobs.c.turn - timedelta(seconds=11), available_at=past)
+        self._alter(queued, available_at=past)
         for name in queued:
-            self.jobs[name].turn -= 11
             self.jobs[name].due = True
 
     # ---- what must hold after every step ----
@@ -269,8 +276,8 @@ class Lifecycle(RuleBasedStateMachine):
                 return self._move_carelessly()
             self._alter(alive, available_at=func.clock_timestamp())
             with self.database.transaction() as connection:
-                taken = self.lifecycle.claim(connection, QUEUE, MODEL, "last", LEASE, len(alive))
-                taken += self.lifecycle.claim_suspect(connection, QUEUE, MODEL, "last", LEASE)
+                taken = self.queue.claim(connection, QUEUE, MODEL, "last", LEASE, len(alive))
+                taken += self.queue.claim_suspect(connection, QUEUE, MODEL, "last", LEASE)
                 self.lifecycle.settle(connection, [Ending(job.claim, output={}) for job in taken])
             self._alter(alive, lease_until=jobs.c.lease_until - _FAR)
             with self.database.transaction() as connection:
@@ -354,14 +361,14 @@ class Lifecycle(RuleBasedStateMachine):
         return Seen(rows, moves)
 
 
-def check(database: Database, owner: int, lifecycle: ModuleType) -> None:
-    """Raise AssertionError if some random history makes `lifecycle` disagree with the model."""
-    run_state_machine_as_test(lambda: Lifecycle(database, owner, lifecycle), settings=PROFILE)
+def check(database: Database, owner: int, rooms: Rooms) -> None:
+    """Raise AssertionError if some random history makes the modules disagree with the model."""
+    run_state_machine_as_test(lambda: Lifecycle(database, owner, rooms), settings=PROFILE)
 
 
-def play(database: Database, owner: int, lifecycle: ModuleType, history: Iterable[tuple[Any, ...]]) -> None:
+def play(database: Database, owner: int, rooms: Rooms, history: Iterable[tuple[Any, ...]]) -> None:
     """Raise AssertionError if this history, steps of `Lifecycle` with their arguments, does."""
-    machine = Lifecycle(database, owner, lifecycle)
+    machine = Lifecycle(database, owner, rooms)
     for step, *arguments in history:
         getattr(machine, step)(*arguments)
         machine.the_database_agrees()

@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from jobs import lifecycle, submission
-from jobs.attempts import STANDARD, ClaimedJob, NewJob
+from jobs import claims, lifecycle, submission
+from jobs.attempts import ClaimedJob, NewJob, Tier
 from jobs.catalog import ModelVersion
 from jobs.database import Database
 from jobs.states import State
@@ -20,26 +20,26 @@ QUEUE, MODEL = "generate", "starter"
 def new(
     owner: int,
     name: str,
-    behind: timedelta = STANDARD,
+    tier: Tier = Tier.STANDARD,
     input: Mapping[str, Any] | None = None,
     queue: str = QUEUE,
     stored: bool = True,
 ) -> NewJob:
     """A job of that id."""
-    return NewJob(name, owner, "response", queue, MODEL, behind, {}, input or {}, stored)
+    return NewJob(name, owner, "response", queue, MODEL, tier, {}, input or {}, stored)
 
 
-def submit(database: Database, owner: int, names: Iterable[str], behind: timedelta = STANDARD) -> None:
+def submit(database: Database, owner: int, names: Iterable[str], tier: Tier = Tier.STANDARD) -> None:
     """Accept a job of each name, in one transaction."""
     with database.transaction() as connection:
         for name in names:
-            submission.submit(connection, new(owner, name, behind))
+            submission.submit(connection, new(owner, name, tier))
 
 
 def claim(database: Database, limit: int = 1000, worker: str = "w") -> list[ClaimedJob]:
     """Claim as a worker does."""
     with database.transaction() as connection:
-        return lifecycle.claim(connection, QUEUE, MODEL, worker, LEASE, limit)
+        return claims.claim(connection, QUEUE, MODEL, worker, LEASE, limit)
 
 
 def row(database: Database, name: str) -> Row[Any]:
@@ -81,7 +81,7 @@ def finished(database: Database, owner: int, name: str, age: timedelta, **values
     }
     with database.transaction() as connection:
         now = lifecycle._NOW
-        connection.execute(insert(jobs).values(id=name, turn=now, finished_at=now - age, **fixed, **lived))
+        connection.execute(insert(jobs).values(id=name, finished_at=now - age, **fixed, **lived))
         connection.execute(insert(job_events).values(job_id=name, attempt=1, state=lived["state"]))
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import delete, func, insert, select, text, update
 
 from jobs import catalog, files, published, submission, sweeper
 from jobs.artifacts import ArtifactStore
-from jobs.attempts import STANDARD, NewJob
+from jobs.attempts import NewJob, Tier
 from jobs.database import Database
 from jobs.files import FileRecord, NewFile
 from jobs.lines import Flaw
@@ -86,7 +86,7 @@ def batch_of(database: Database, record: FileRecord, status: str) -> None:
 def finetune_on(database: Database, record: FileRecord, field: str) -> None:
     given = {"training_file": "file-other"} | {field: record.id}
     with database.transaction() as connection:
-        job = NewJob("ftjob-1", record.owner_id, files.FINETUNE, "train", "starter", STANDARD, {}, given)
+        job = NewJob("ftjob-1", record.owner_id, files.FINETUNE, "train", "starter", Tier.STANDARD, {}, given)
         submission.submit(connection, job)
 
 

@@ -9,8 +9,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func
 
-from jobs import catalog, lifecycle, submission
-from jobs.attempts import INTERACTIVE, Claim, Ending
+from jobs import catalog, claims, lifecycle, submission
+from jobs.attempts import Claim, Ending
 from jobs.database import Database
 from jobs.errors import InvalidPrompt, OutOfMemory, WorkerStopping
 from jobs.states import State
@@ -144,17 +144,6 @@ def test_a_group_of_64_mixed_endings_settles_in_one_go(database: Database, owner
     assert samples.row(database, "63").output == {"text": "half"}, "what was generated is kept"
 
 
-def test_whoever_waits_on_the_connection_goes_first_but_nobody_starves(
-    database: Database, owner: int
-) -> None:
-    samples.submit(database, owner, ["background", "later background"])
-    samples.submit(database, owner, ["old background"])
-    samples.alter(database, "old background", turn=func.clock_timestamp() - timedelta(seconds=1))
-    samples.submit(database, owner, ["chat", "later chat"], INTERACTIVE)
-    order = [job.claim.job_id for job in samples.claim(database)]
-    assert order == ["old background", "chat", "later chat", "background", "later background"]
-
-
 def test_a_job_that_backs_off_is_not_claimed_before_its_time(database: Database, owner: int) -> None:
     samples.submit(database, owner, ["a"])
     [job] = samples.claim(database)
@@ -249,11 +238,11 @@ def test_models_that_jobs_wait_for_are_told_longest_first(database: Database, ow
     with database.transaction() as connection:
         for name, model in (("1", "late"), ("2", "early"), ("3", "later"), ("4", "nobody's")):
             submission.submit(connection, replace(samples.new(owner, name), model=model))
-    samples.alter(database, "2", turn=lifecycle._NOW - timedelta(minutes=1))
+    samples.alter(database, "2", created_at=lifecycle._NOW - timedelta(minutes=1))
     samples.alter(database, "3", available_at=lifecycle._NOW + timedelta(minutes=1))
     with database.transaction() as connection:
         asked = ["absent", "late", "later", "early"]
-        assert lifecycle.waiting(connection, samples.QUEUE, asked) == ["early", "late"]
+        assert claims.waiting(connection, samples.QUEUE, asked) == ["early", "late"]
 
 
 def test_jobs_of_a_model_that_cannot_be_loaded_fail_unless_another_worker_has_it(

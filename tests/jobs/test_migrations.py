@@ -12,7 +12,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, inspect, make_url, text
 
 from jobs.database import Database
-from jobs.tables import metadata
+from jobs.queue_tables import metadata
 from stack.migrate import alembic_config
 from tests.conftest import ROOT
 

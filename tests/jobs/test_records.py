@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Connection, func
 
 from jobs import keys, lifecycle, records, submission
-from jobs.attempts import INTERACTIVE
+from jobs.attempts import Tier
 from jobs.database import Database
 from jobs.records import JobRecord
 from jobs.states import State
@@ -21,7 +21,7 @@ def see(connection: Connection, owner: int, name: str) -> JobRecord | None:
 
 def test_the_queue_position_follows_the_order_of_the_claim(database: Database, owner: int) -> None:
     samples.submit(database, owner, ["a", "b"])
-    samples.submit(database, owner, ["c"], INTERACTIVE)
+    samples.submit(database, owner, ["c"], Tier.INTERACTIVE)
     with database.transaction() as connection:
         positions = {name: see(connection, owner, name).queue_position for name in "abc"}
     assert positions == {"c": 1, "a": 2, "b": 3}
@@ -36,18 +36,6 @@ def test_a_queue_position_counts_only_who_waits_for_the_same(database: Database,
         submission.submit(connection, new(owner, "training", queue="train"))
         submission.submit(connection, new(owner, "mine"))
         assert see(connection, owner, "mine").queue_position == 1
-
-
-def test_a_very_long_queue_is_not_counted_to_its_end(
-    database: Database, owner: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(records, "POSITION_LIMIT", 3)
-    for built in ("reading", "_reading", "_finding"):  # queries are built once and kept
-        monkeypatch.setattr(records, built, getattr(records, built).__wrapped__)
-    samples.submit(database, owner, map(str, range(6)))
-    with database.transaction() as connection:
-        seen = [see(connection, owner, str(n)).queue_position for n in range(6)]
-    assert seen == [1, 2, 3, 3, 3, 3]
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from jobs import execution, files, finetunes, lifecycle, submission
+from jobs import claims, execution, files, finetunes, lifecycle, submission
 from jobs.artifacts import ArtifactStore
-from jobs.attempts import STANDARD, ClaimedJob, NewJob
+from jobs.attempts import ClaimedJob, NewJob, Tier
 from jobs.database import Database
 from jobs.files import NewFile
 from jobs.queue import QueueName
@@ -63,7 +63,7 @@ class Bench:
                 kind=finetunes.KIND,
                 queue=QueueName.TRAIN,
                 model="fresh",
-                behind=STANDARD,
+                tier=Tier.STANDARD,
                 request={"metadata": {}},
                 input=asked,
             )
@@ -73,7 +73,7 @@ class Bench:
         """Take the job, whatever it waits for."""
         with self.database.transaction() as connection:
             connection.execute(update(jobs).where(jobs.c.id == JOB).values(available_at=jobs.c.created_at))
-            found = lifecycle.claim_any(connection, QueueName.TRAIN, "trainer", self.settings.lease)
+            found = claims.claim_any(connection, QueueName.TRAIN, "trainer", self.settings.lease)
         assert found is not None, "there is no job to claim"
         return found
 

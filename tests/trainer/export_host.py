@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 
 from jobs import files, published, submission
 from jobs.artifacts import ArtifactStore
-from jobs.attempts import STANDARD, NewJob
+from jobs.attempts import NewJob, Tier
 from jobs.catalog import ModelVersion
 from jobs.database import Database
 from jobs.exports import KIND
@@ -63,7 +63,7 @@ class Host:
             kind=KIND,
             queue=QueueName.EXPORT,
             model=model,
-            behind=STANDARD,
+            tier=Tier.STANDARD,
             request={},
             input={"push_to_hub": None, "space": None, "private": True, **asked},
         )

@@ -16,7 +16,7 @@ from tokenizers.trainers import BpeTrainer
 from werkzeug.serving import make_server
 from werkzeug.test import Client, TestResponse
 
-from jobs import catalog, execution, keys, lifecycle, tables, trainers
+from jobs import catalog, claims, execution, keys, lifecycle, tables, trainers
 from jobs.artifacts import ArtifactStore
 from jobs.attempts import ClaimedJob
 from jobs.catalog import ModelVersion
@@ -213,7 +213,7 @@ class FakeWorker:
             return [
                 job
                 for model in ("starter", "org/chat")
-                for job in lifecycle.claim(
+                for job in claims.claim(
                     connection, QueueName.GENERATE, model, "fake", self._settings.lease, 100
                 )
             ]

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from jobs import batch_pruning, catalog, lifecycle, sweeper
+from jobs import batch_pruning, catalog, claims, lifecycle, sweeper
 from jobs import batches as rows
-from jobs.attempts import BATCH, ClaimedJob, NewJob
+from jobs.attempts import ClaimedJob, NewJob, Tier
 from jobs.database import Database
 from jobs.errors import InvalidPrompt, NumericalError
 from jobs.lines import LONGEST, Flaw
@@ -144,14 +144,14 @@ def test_what_the_endpoint_refuses_and_what_fails_goes_to_the_error_file(
     )
 
 
-def test_lines_wait_behind_everybody_and_carry_their_batchs_key(
+def test_lines_stand_in_the_lowest_tier_and_carry_their_batchs_key(
     mine: Desktop, desk: Desk, offered: Database
 ) -> None:
     batch = mine.create(mine.file([line("a")]))
     work(desk)
     with offered.transaction() as connection:
         row = connection.execute(select(jobs)).one()
-    assert row.turn - row.created_at >= BATCH - timedelta(seconds=5)
+    assert row.tier == Tier.BATCH
     assert (row.batch_id, row.line, row.custom_id, row.stored) == (batch["id"], 1, "a", False)
     assert row.api_key_id is not None
     assert mine.caller.get(f"/v1/responses/{row.id}").status_code == 404
@@ -595,7 +595,7 @@ def test_the_file_of_an_open_batch_cannot_be_deleted(mine: Desktop, desk: Desk, 
 def claim(database: Database, limit: int) -> list[ClaimedJob]:
     """Claim as a worker with so many slots does."""
     with database.transaction() as connection:
-        return lifecycle.claim(connection, "generate", "starter", "w", HOUR, limit)
+        return claims.claim(connection, "generate", "starter", "w", HOUR, limit)
 
 
 def rows_of(desk: Desk, batch_id: str) -> rows.Batch:

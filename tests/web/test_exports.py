@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select, text
 
-from jobs import keys, lifecycle, trainers
+from jobs import claims, keys, lifecycle, trainers
 from jobs.attempts import ClaimedJob, Ending
 from jobs.database import Database
 from jobs.errors import HubFailed
@@ -42,7 +42,7 @@ def export(caller: Caller, model: str = "starter", **asked: Any) -> dict[str, An
 
 def claim(database: Database, settings: Settings) -> ClaimedJob:
     with database.transaction() as connection:
-        job = lifecycle.claim_any(connection, QueueName.EXPORT, "trainer", settings.lease)
+        job = claims.claim_any(connection, QueueName.EXPORT, "trainer", settings.lease)
     assert job is not None
     return job
 

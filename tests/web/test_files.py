@@ -17,7 +17,7 @@ from sqlalchemy import func, insert, select, update
 from werkzeug.http import parse_options_header
 
 from jobs import files, lifecycle, submission
-from jobs.attempts import STANDARD, NewJob
+from jobs.attempts import NewJob, Tier
 from jobs.database import Database
 from jobs.settings import Settings
 from jobs.tables import batches
@@ -357,7 +357,9 @@ def test_a_file_that_is_needed_cannot_be_deleted(caller: Caller, offered: Databa
         known = {"endpoint": "/v1/completions", "completion_window": "24h", "metadata": {}}
         values = {"id": "batch_1", "owner_id": owner, "input_file_id": made, "status": "validating"}
         connection.execute(insert(batches).values(expires_at=func.now(), **known, **values))
-        job = NewJob("ftjob-1", owner, files.FINETUNE, "train", "m", STANDARD, {}, {"training_file": made})
+        job = NewJob(
+            "ftjob-1", owner, files.FINETUNE, "train", "m", Tier.STANDARD, {}, {"training_file": made}
+        )
         submission.submit(connection, job)
     for user in ("batch 'batch_1'", "fine-tuning job 'ftjob-1'"):
         answer = caller.delete(f"/v1/files/{made}")

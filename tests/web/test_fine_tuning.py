@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, text
 
-from jobs import finetunes, lifecycle, records, sweeper, training
+from jobs import claims, finetunes, lifecycle, records, sweeper, training
 from jobs.artifacts import ArtifactStore
 from jobs.attempts import Ending
 from jobs.database import Database
@@ -66,7 +66,7 @@ def create(caller: Caller, file_id: str, **more: Any) -> dict[str, Any]:
 
 def claim(database: Database, settings: Settings) -> list[Any]:
     with database.transaction() as connection:
-        return lifecycle.claim(connection, QueueName.TRAIN, "starter", "trainer", settings.lease, 10)
+        return claims.claim(connection, QueueName.TRAIN, "starter", "trainer", settings.lease, 10)
 
 
 def test_a_job_waits_for_its_file_and_then_for_the_trainer(

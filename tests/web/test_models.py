@@ -7,7 +7,7 @@ from flask import Flask
 from sqlalchemy import text
 from werkzeug.test import Client, TestResponse
 
-from jobs import catalog, lifecycle
+from jobs import catalog, claims
 from jobs.database import Database
 from jobs.queue import QueueName
 from jobs.settings import Settings
@@ -260,7 +260,7 @@ def test_what_a_deleted_model_wrote_can_still_be_read(
             pass
         with offered.transaction() as connection:
             job_id = connection.execute(text("SELECT id FROM jobs")).scalar_one()
-            (job,) = lifecycle.claim(connection, QueueName.GENERATE, name, "w", settings.lease, 1)
+            (job,) = claims.claim(connection, QueueName.GENERATE, name, "w", settings.lease, 1)
         worker.settle(job, written)
         content = caller.get(f"/v1/responses/{job_id}").get_json()["output"][0]["content"][0]
         assert len(content["logprobs"]) == 1
