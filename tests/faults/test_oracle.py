@@ -142,12 +142,12 @@ def test_recovery_lasts_until_a_newcomer_succeeded_and_all_that_was_held_went_on
 
 
 def test_reports_of_several_runs_are_added_up(ledger: Ledger, tmp_path: Path) -> None:
-    ledger.strike(Strike("4", "Redis SIGKILL", 12.0, 12.0, 12.0, {"redis": 1}))
+    ledger.strike(Strike("4", "Redis SIGKILL", 12.0, 12.0, 12.0, {"redis": 1}, said="well"))
     report.write(report.of(ledger, judge(ledger), 60.0, {"background": 1}), tmp_path / "one.json")
     one = report.read(tmp_path / "one.json")
     both = report.add([one, one])
     assert (both.kills, both.accepted, both.runs) == ({"redis": 2}, 2, 2)
-    assert [line.tries for line in both.lines] == [2]
+    assert [(line.tries, line.said) for line in both.lines] == [(2, {"well": 2})]
     assert "| 4 | Redis SIGKILL | 2 |" in report.as_markdown(both)
 
 

@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument(
         "--soak", action="store_true", help="a fault a minute at 70 %% of what the stack bears"
     )
+    parser.add_argument("--keep", type=Path, help="logs and ledger go into this folder in the end")
     asked = parser.parse_args()
     if asked.add:
         print(report.as_markdown(report.add([report.read(path) for path in asked.add])))
@@ -35,8 +36,8 @@ def main() -> int:
     rows = [row for row in faults.ROWS if not asked.only or row.fault.startswith(tuple(asked.only))]
     print(f"seed {asked.seed}", flush=True)
     if asked.soak:
-        return _soak(Asked(asked.minutes, asked.rate, asked.seed), asked.json)
-    run = Asked(asked.minutes, asked.rate, asked.seed)
+        return _soak(Asked(asked.minutes, asked.rate, asked.seed, kept=asked.keep), asked.json)
+    run = Asked(asked.minutes, asked.rate, asked.seed, kept=asked.keep)
     made, verdict = kills(run, asked.every) if asked.kills_only else chaos(run, rows, asked.pause)
     print("", oracle.as_text(verdict), report.as_markdown(made), sep="\n")
     if asked.json:

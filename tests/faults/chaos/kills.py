@@ -9,6 +9,7 @@ import psycopg
 from tests.faults.chaos import faults
 from tests.faults.chaos.faults import Ground, Row
 from tests.faults.chaos.ledger import Ledger, Strike
+from tests.faults.chaos.stack import role
 
 _SHARES = {"web": 3.0, "worker": 2.0, "clerk": 2.0, "redis": 2.0, "postgres": 2.0}
 _REST = {"web": 2.0, "worker": 3.0, "clerk": 3.0, "redis": 1.0, "postgres": 4.0}
@@ -33,21 +34,21 @@ class Killer:
 
     def strike(self) -> Strike | None:
         """Kill one of those that have served for a while, if there is any."""
-        roles = {_role(name) for name in self._ground.stack.programs} & set(_SHARES)
-        ready = [role for role in roles if any(self._rested(name) for name in self._programs(role))]
+        roles = {role(name) for name in self._ground.stack.programs} & set(_SHARES)
+        ready = [each for each in roles if any(self._rested(name) for name in self._programs(each))]
         if not ready:
             return None
         ready.sort()
-        (role,) = self._ground.random.choices(ready, [_SHARES[role] for role in ready])
-        name = self._ground.random.choice([each for each in self._programs(role) if self._rested(each)])
-        death = _DEATHS[role]
-        if role == "worker":
+        (chosen,) = self._ground.random.choices(ready, [_SHARES[each] for each in ready])
+        name = self._ground.random.choice([each for each in self._programs(chosen) if self._rested(each)])
+        death = _DEATHS[chosen]
+        if chosen == "worker":
             death = Row(death.number, death.fault, lambda ground, done: faults.kill(ground, done, name))
         self._served_since.pop(name, None)
         return faults.strike(self._ground, death)
 
-    def _programs(self, role: str) -> list[str]:
-        return [name for name in self._ground.stack.programs if _role(name) == role]
+    def _programs(self, wanted: str) -> list[str]:
+        return [name for name in self._ground.stack.programs if role(name) == wanted]
 
     def _rested(self, name: str) -> bool:
         program = self._ground.stack.programs[name]
@@ -59,7 +60,7 @@ class Killer:
                 return False
             since = time.time()
             self._served_since[name] = program.starts, since
-        return time.time() >= since + _REST[_role(name)]
+        return time.time() >= since + _REST[role(name)]
 
     def _serves(self, name: str) -> bool:
         stack, started = self._ground.stack, self._ground.stack.programs[name].started_at
@@ -74,10 +75,6 @@ class Killer:
         if name.startswith("worker"):
             return self._ledger.query(_CLAIMED, name, started)[0][0] is not None
         return True
-
-
-def _role(name: str) -> str:
-    return name.rstrip("0123456789")
 
 
 def _answers(url: str) -> bool:

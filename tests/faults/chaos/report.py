@@ -30,7 +30,7 @@ class Line:
     unrecovered: int = 0
     seconds: list[float] = field(default_factory=list)  # of each recovery
     slowest: list[float] = field(default_factory=list)  # create of each, in seconds
-    said: Counter[str] = field(default_factory=Counter)
+    said: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -79,7 +79,8 @@ def of(ledger: Ledger, verdict: Verdict, seconds: float, creates: dict[str, int]
         line.seconds += [] if after is None else [round(after, 3)]
         slowest = slowest_create(ledger, strike)
         line.slowest += [] if slowest is None else [round(slowest, 3)]
-        line.said.update([strike.said] if strike.said else [])
+        if strike.said:
+            line.said[strike.said] = line.said.get(strike.said, 0) + 1
         kills.update(strike.kills)
     return Report(
         machine=_machine(),
@@ -109,7 +110,7 @@ def add(reports: list[Report]) -> Report:
                 setattr(sum_, name, getattr(sum_, name) + getattr(line, name))
             sum_.seconds += line.seconds
             sum_.slowest += line.slowest
-            sum_.said += line.said
+            sum_.said = _added([sum_.said, line.said])
     counts = {name: sum(getattr(each, name) for each in reports) for name in _COUNTS}
     return Report(
         machine=_once(report.machine for report in reports),
@@ -157,7 +158,7 @@ def write(report: Report, path: Path) -> None:
 def read(path: Path) -> Report:
     """One that was kept."""
     kept: dict[str, Any] = json.loads(path.read_text())
-    lines = [Line(**line | {"said": Counter(line["said"])}) for line in kept.pop("lines")]
+    lines = [Line(**line) for line in kept.pop("lines")]
     return Report(lines=lines, **kept)
 
 

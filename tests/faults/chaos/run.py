@@ -1,8 +1,10 @@
 """One run: a stack, its load, its faults, its witness, and the verdict."""
 
 import random
+import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +40,7 @@ class Asked:
     seed: int
     workers: int = 2
     trainer: bool = False
+    kept: Path | None = None  # where logs and ledger go in the end
 
 
 @contextmanager
@@ -58,6 +61,9 @@ def ground(asked: Asked) -> Iterator[tuple[Ground, Ledger]]:
         finally:
             stack.stop()
             ledger.close()
+            if asked.kept:
+                shutil.copytree(stack.var_dir / "log", asked.kept / "log", dirs_exist_ok=True)
+                shutil.copy(Path(folder) / "ledger.sqlite", asked.kept)
 
 
 def chaos(asked: Asked, rows: Sequence[Row], pause: float) -> tuple[Report, Verdict]:
@@ -78,9 +84,13 @@ def chaos(asked: Asked, rows: Sequence[Row], pause: float) -> tuple[Report, Verd
 
 def _strike(where: Ground, ledger: Ledger, row: Row, began: float) -> None:
     """Do it, wait for the recovery, and say how long that took."""
-    ledger.strike(done := faults.strike(where, row))
+    before = where.stack.starts()
+    done = faults.strike(where, row)
     _wait_for(lambda: recovered_after(ledger, done) is not None, _PATIENCE)
     after = recovered_after(ledger, done)
+    again = where.stack.starts() - before - Counter(done.kills)
+    done.said += "".join(f" {role} began again" for role in sorted(again))
+    ledger.strike(done)
     took = "not yet" if after is None else f"{after:.1f} s"
     at = time.monotonic() - began
     print(f"{at:6.0f} s  {row.number:>5}  {row.fault}: {took} {done.said}", flush=True)

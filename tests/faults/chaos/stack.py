@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,11 @@ _PAUSE_SECONDS = 0.5  # before a process that had just begun is tried again
 _BEGUN_SECONDS = 1.0
 _STOP_SECONDS = 30
 _READY_SECONDS = 180
+
+
+def role(name: str) -> str:
+    """What a program is, however many of it there are."""
+    return name.rstrip("0123456789")
 
 
 @dataclass(eq=False)
@@ -79,6 +85,13 @@ class Stack:
     def worker_names(self) -> list[str]:
         """Of the programs that generate."""
         return [name for name in self.programs if name.startswith("worker")]
+
+    def starts(self) -> Counter[str]:
+        """How often a process of each role was started."""
+        counted: Counter[str] = Counter()
+        for name, program in self.programs.items():
+            counted[role(name)] += program.starts
+        return counted
 
     def start(self) -> None:
         """Make the model, start the servers, migrate, start the rest; return when the model can be had.
