@@ -124,6 +124,7 @@ class Settings(BaseSettings):
 
     lease_seconds: float = Field(default=30, ge=1)  # a silent worker loses its jobs after this
     heartbeat_seconds: float = Field(default=5, gt=0)
+    step_timeout_seconds: float = Field(default=60, gt=0)  # a worker whose device stands still so long ends
     drain_seconds: float = Field(default=20, ge=5)  # Ctrl-C and SIGTERM end everything within this
     max_failures: int = Field(default=3, ge=1)  # charged failures of a job before it has failed
     retention_days: float = Field(default=30, gt=0)  # finished jobs are deleted after this

@@ -6,6 +6,7 @@ heartbeat      SQL: leases and cancels
 device         the engines
 listener       Redis: hints
 teller         Redis: tokens, for those who read them as they come
+watchdog       ends the process when one of the others hangs or dies
 loader         describes the models and loads the first; later another one for each that a job waits for, and
                one that fetches and opens what was published
 """
@@ -13,6 +14,7 @@ loader         describes the models and loads the first; later another one for e
 import gc
 import threading
 from datetime import timedelta
+from functools import partial
 
 import structlog
 import torch
@@ -29,6 +31,7 @@ from worker.heartbeat import Heartbeat
 from worker.intake import Intake
 from worker.roster import Roster
 from worker.teller import Teller
+from worker.watchdog import LOADING_SECONDS, Watchdog
 
 log = structlog.get_logger(__name__)
 
@@ -49,13 +52,24 @@ class Worker:
         self._teller = Teller(config.redis, self.intake)
         self._device = Device(self._busy)
         self._beats = Database(config.database, connections=1, statement_seconds=config.heartbeat_seconds)
+        self._last_words = Database(
+            config.database, connections=1, statement_seconds=config.heartbeat_seconds
+        )
+        pulse = partial(self._device.pulse, self._roster.residents)
         self._heartbeat = Heartbeat(
             self._beats,
             self.intake,
             self._roster,
             config.lease,
             timedelta(seconds=config.heartbeat_seconds),
+            pulse,
         )
+        self.watchdog = Watchdog(self._last_words, self.intake, config.lease)
+        patience = max(config.step_timeout_seconds, config.lease_seconds)  # PostgreSQL may be slow to answer
+        self.watchdog.watch("device", pulse, config.step_timeout_seconds)
+        self.watchdog.watch("loading", lambda: self._roster.residents.loading, LOADING_SECONDS)
+        self.watchdog.watch("heartbeat", lambda: self._heartbeat.turns, patience)
+        self.watchdog.watch("intake", lambda: self.intake.turns, patience)
 
     def start(self) -> None:
         """Start every thread but Celery's."""
@@ -70,6 +84,7 @@ class Worker:
             threading.Thread(target=self._heartbeat.run, name="heartbeat"),
             threading.Thread(target=self.intake.run, name="intake"),
             threading.Thread(target=self._teller.run, name="teller"),
+            threading.Thread(target=self.watchdog.run, name="watchdog"),
         ]
         for thread in self._threads:
             thread.daemon = True
@@ -78,6 +93,7 @@ class Worker:
     def stop(self) -> None:
         """Drain, hand back, and end every thread, in that order."""
         self.intake.stop(self._config.drain)
+        self.watchdog.stop()
         self._heartbeat.stop()
         self._device.stop()
         self._teller.stop()
@@ -88,6 +104,7 @@ class Worker:
                 thread.join(timeout=2)
         self._teller.close()
         self._beats.close()
+        self._last_words.close()
         self._database.close()
 
 
@@ -103,6 +120,7 @@ def main() -> None:
     # that goes through the 260,000 objects of our imports, too.
     gc.freeze()
     worker = Worker(config)
+    threading.excepthook = worker.watchdog.end_process
     celery = make_celery(config)
 
     @celery.task(name=DOORBELLS[QueueName.GENERATE])  # type: ignore[untyped-decorator]

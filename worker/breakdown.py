@@ -5,7 +5,7 @@ import re
 import torch
 
 _NO_ROOM = ("out of memory", "can't allocate memory", "alloc_failed")
-"""How torch's errors say it that are plain RuntimeErrors: of a CPU's allocator, CUDA's own, cuBLAS and cuDNN."""
+"""How plain RuntimeErrors of torch say it: of a CPU's allocator, of CUDA itself, of cuBLAS and cuDNN."""
 _CUDA = re.compile(r"(cuda|cuda driver|cudnn|nccl) error|cu(blas|dnn|solver|sparse)_status", re.IGNORECASE)
 
 

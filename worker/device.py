@@ -75,6 +75,12 @@ class Device:
             _attempt(lane, lane.step, left, failed)
             turns.charge(lane, time.monotonic() - began)
 
+    def pulse(self, residents: Residents) -> object:
+        """Another number at every turn; None while there is nothing to do, or a model is being loaded."""
+        if residents.loading is not None or all(lane.idle for lane in residents.loaded):
+            return None
+        return self.turns
+
     def stop(self) -> None:
         """End `run` after its current step."""
         self._stopped.set()

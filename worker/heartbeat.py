@@ -1,6 +1,5 @@
 """Keeps the leases of everything this process holds, and hears which jobs and models are wanted no more."""
 
-import os
 import threading
 import time
 from datetime import timedelta
@@ -13,12 +12,14 @@ from jobs.errors import DatabaseUnavailable
 from jobs.failpoints import failpoint
 from worker.intake import Intake
 from worker.roster import Roster
+from worker.stillness import Pulse, Stillness
 
 log = structlog.get_logger(__name__)
 
 _REPEAT_OFFER = 60.0  # seconds
 _FOLLOW_SECONDS = 0.9  # so with every look; a cancel's hint asks for more of these
 _LOOK_SECONDS = 1.0  # a cancel whose hint got lost is seen after this
+_SUSPECT_SECONDS = 0.1  # between beats while one runs: if its worker dies, what it had reached must be known
 
 
 class Heartbeat:
@@ -31,15 +32,18 @@ class Heartbeat:
         roster: Roster,
         lease: timedelta,
         every: timedelta,
+        pulse: Pulse,
     ) -> None:
+        """`pulse`: that of the device, without which no lease is renewed."""
         self._database = database
         self._intake = intake
         self._roster = roster
         self._lease = lease
         self._every = every.total_seconds()
-        self._steps = -1
-        self._moved_at = time.monotonic()
+        self._stillness = Stillness(pulse, 2 * self._every)
+        self.turns = 0  # of `run`; whoever watches for a hang looks at this
         self._hinted = threading.Event()
+        intake.suspect_began = self._hinted.set
         self._stopped = threading.Event()
 
     def hear(self, job_ids: list[str]) -> None:
@@ -51,10 +55,12 @@ class Heartbeat:
         """Beat and look until `stop`."""
         beaten_at = offered_at = followed_at = time.monotonic()
         while not self._stopped.is_set():
-            self._hinted.wait(min(_LOOK_SECONDS, self._every))
+            self.turns += 1
+            every = _SUSPECT_SECONDS if self._intake.holds_suspect() else self._every
+            self._hinted.wait(min(_LOOK_SECONDS, every))
             self._hinted.clear()
             try:
-                if time.monotonic() - beaten_at >= self._every:
+                if time.monotonic() - beaten_at >= every:
                     self.beat()
                     beaten_at = time.monotonic()
                 else:
@@ -74,19 +80,16 @@ class Heartbeat:
         self._hinted.set()
 
     def beat(self) -> None:
-        """Renew every claim; stop what was lost or is unwanted. A device that hangs keeps nothing."""
-        still = self._still_for()
-        claims = self._intake.claims()
-        if not claims:
-            return
-        if still > self._lease.total_seconds():
-            log.error("the device hangs, its jobs are somebody else's by now", seconds=round(still, 1))
-            os._exit(1)  # nothing here can end a thread that hangs; the supervisor starts a new worker
-        if still > self._every:
+        """Renew every claim and say how far it has come; stop what was lost or is unwanted.
+
+        A device that hangs keeps nothing.
+        """
+        reached = self._intake.reached()
+        if self._stillness.look() > self._every or not reached:
             return
         failpoint("before_heartbeat")
         with self._database.transaction() as connection:
-            lost, unwanted = lifecycle.heartbeat(connection, claims, self._lease)
+            lost, unwanted = lifecycle.heartbeat(connection, reached, self._lease, reached)
         self._intake.drop(lost)
         self._intake.cancel(unwanted)
 
@@ -97,12 +100,3 @@ class Heartbeat:
             return
         with self._database.transaction() as connection:
             self._intake.cancel(lifecycle.unwanted(connection, claims))
-
-    def _still_for(self) -> float:
-        """Seconds since a model last made a step, or none had anything to do, or one was being loaded."""
-        residents = self._roster.residents
-        steps = sum(lane.steps for lane in residents.loaded)
-        idle = all(lane.idle for lane in residents.loaded)
-        if steps != self._steps or idle or residents.loading is not None:
-            self._steps, self._moved_at = steps, time.monotonic()
-        return time.monotonic() - self._moved_at

@@ -11,6 +11,7 @@ import structlog
 from jobs.errors import ModelUnavailable, NumericalError
 from jobs.settings import Settings
 from worker import memory
+from worker.breakdown import is_device_lost
 from worker.engine import Engine
 from worker.lanes import Lane
 from worker.loading import give_back, load
@@ -125,7 +126,9 @@ class Residents:
     ) -> None:
         try:
             self.load(lane)
-        except Exception as error:  # noqa: BLE001  one model must not take the others along
+        except Exception as error:  # one model must not take the others along
+            if is_device_lost(error):
+                raise  # whoever ends the process hands its jobs up
             with self._lock:
                 self.lanes = tuple(other for other in self.lanes if other is not lane)
             failed(lane, error)

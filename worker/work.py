@@ -41,6 +41,11 @@ class Work:
         return [sequence for prompt in self.prompts for sequence in prompt]
 
     @property
+    def reached(self) -> int:
+        """Tokens that it has, of all sequences."""
+        return sum(len(sequence.tokens) for sequence in self.sequences)
+
+    @property
     def submitted(self) -> list[Sequence]:
         """Those that go to the engine: of a beam search the first, which brings the others."""
         if self.task.sampling.num_beams > 1:

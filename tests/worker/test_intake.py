@@ -25,7 +25,7 @@ from tests.conftest import ROOT, wait_for
 from tests.jobs import samples
 from tests.worker.conftest import EOS
 from tests.worker.lanes import FakeModel, describe, make_lane, serve
-from tests.worker.whole import EVERY, LEASE, SLOTS, Bench, slow_down, working
+from tests.worker.whole import EVERY, SLOTS, Bench, slow_down, working
 from worker.adapters import Adapter
 from worker.device import Device
 from worker.engine import Engine
@@ -361,21 +361,6 @@ def test_a_device_that_hangs_renews_no_lease(bench: Bench, monkeypatch: pytest.M
     assert bench.ended("a").state == State.SUCCEEDED
 
 
-def test_a_device_that_hangs_for_a_lease_ends_its_process(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gate, exits = slow_down(bench, monkeypatch), list[int]()
-    monkeypatch.setattr("worker.heartbeat.os._exit", exits.append)
-    bench.submit("a", max_tokens=50)
-    wait_for(lambda: bench.state("a") == State.RUNNING)
-    wait_for(lambda: not bench.engine.idle)
-    bench.heartbeat.beat()
-    pass_time(monkeypatch, LEASE + timedelta(seconds=0.1))
-    bench.heartbeat.beat()
-    assert exits == [1]
-    gate.release(60)
-
-
 def test_our_own_stop_hands_jobs_back_uncharged(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = slow_down(bench, monkeypatch)
     bench.submit("a", max_tokens=50)
@@ -418,4 +403,4 @@ def pass_time(monkeypatch: pytest.MonkeyPatch, span: timedelta) -> None:
     """Let the heartbeat's clock jump."""
     now = time.monotonic
     clock = SimpleNamespace(monotonic=lambda: now() + span.total_seconds())
-    monkeypatch.setattr("worker.heartbeat.time", clock)
+    monkeypatch.setattr("worker.stillness.time", clock)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -94,8 +95,9 @@ def working(
     lane = serve(roster, make_lane(samples.MODEL, tokenizer, busy, engine))
     intake = Intake(database, signals, roster, "w", LEASE, max_failures=2)
     roster._changed = intake.wake
-    heartbeat = Heartbeat(database, intake, roster, LEASE, EVERY)
     device = Device(busy)
+    pulse = partial(device.pulse, roster.residents)
+    heartbeat = Heartbeat(database, intake, roster, LEASE, EVERY, pulse)
     made = Bench(database, owner, busy, roster, lane, engine, intake, heartbeat, device)
     made.start(device.run, roster.residents, intake.finish, intake.fail)
     made.start(intake.run)
