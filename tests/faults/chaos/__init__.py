@@ -1,7 +1,8 @@
 """`make chaos` and `make soak`: faults at random on a stack under load, and an outside record that judges it.
 
 stack      every process of a stack, restarted when it dies
-model      the tiny model it serves, and the prompt that kills its workers
+model      the tiny model it serves
+poison     a worker that a prompt can kill
 load       owners who submit, wait, stream, cancel and send again
 wire       one HTTP request
 ledger     what clients were told and what the stack's own log says, in a file outside of it
@@ -12,3 +13,8 @@ recovery   how long until it served again
 report     the table
 soak       resident memory and descriptors, and their slopes
 """
+
+MODEL = "tiny"
+"""The name of the model that the stack serves."""
+POISON = "~!~ poison ~!~"
+"""The prompt that kills its workers."""

@@ -6,7 +6,7 @@ import random
 import time
 from typing import Any
 
-from tests.faults.chaos import model, wire
+from tests.faults.chaos import MODEL, wire
 from tests.faults.chaos.ledger import Complaint, Ledger
 from tests.faults.chaos.wire import Answer, Broken, Request
 
@@ -41,7 +41,7 @@ class Client:
     def asked(self, kind: str, prompt: str, tokens: int) -> dict[str, Any]:
         """The body of a greedy generation, and its number as its seed."""
         asked: dict[str, Any] = {
-            "model": model.NAME,
+            "model": MODEL,
             "temperature": 0,
             "ignore_eos": True,
             "seed": self.next(),

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from stack.api import multipart
-from tests.faults.chaos import model
+from tests.faults.chaos import POISON
 from tests.faults.chaos.client import Client, GaveUp
 from tests.faults.chaos.ledger import Complaint, Expected, Ledger
 from tests.faults.chaos.wire import Request
@@ -97,7 +97,7 @@ class Load:
 
     def poison(self) -> "concurrent.futures.Future[Any]":
         """Submit a job that kills its workers; the future has its final object."""
-        return self._ask(self._background(0, model.POISON, LENGTHS[-1], Expected.POISON))
+        return self._ask(self._background(0, POISON, LENGTHS[-1], Expected.POISON))
 
     def _ask(self, work: Coroutine[Any, Any, Any]) -> "concurrent.futures.Future[Any]":
         return asyncio.run_coroutine_threadsafe(work, self._loop)

@@ -7,6 +7,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -23,7 +24,7 @@ from stack import ROOT
 from stack.migrate import migrate
 from stack.processes import configuration
 from stack.up import available, wait_for_models
-from tests.faults.chaos import model
+from tests.faults.chaos import MODEL
 from tests.faults.proxy import Proxy
 
 LEASE_SECONDS = 3
@@ -100,7 +101,8 @@ class Stack:
             RuntimeError: it did not become ready.
         """
         embedded.prepare(self.var_dir)
-        source = model.make(self.folder / "model")
+        source = self.folder / "model"
+        subprocess.run([sys.executable, "-m", "tests.faults.chaos.model", str(source)], cwd=ROOT, check=True)
         self._describe(source)
         for name in ("postgres", "redis"):
             self.programs[name].held = False
@@ -193,7 +195,7 @@ class Stack:
         commands["redis"] += ["--port", str(self._ports["redis"])]
         if not self.trainer:
             commands.pop("trainer")
-        worker = [part.replace("worker.app", model.weaken.__module__) for part in commands.pop("worker")]
+        worker = [part.replace("worker.app", "tests.faults.chaos.poison") for part in commands.pop("worker")]
         commands |= {f"worker{number}": worker for number in range(1, self.workers + 1)}
         for name, command in commands.items():
             environment = self._environment(source) | ({"WORKER_NAME": name} if "worker" in name else {})
@@ -208,7 +210,7 @@ class Stack:
             "PORT": str(self.port),
             "DATABASE_URL": f"postgresql://penstock@127.0.0.1:{self.database_proxy.port}/postgres",
             "REDIS_URL": f"redis://127.0.0.1:{self.redis_proxy.port}/0",
-            "MODELS": f"{model.NAME}={source}",
+            "MODELS": f"{MODEL}={source}",
             "SLOTS": str(SLOTS),
             "TORCH_THREADS": "1",
             "MEMORY_GB": "1",
