@@ -28,16 +28,19 @@ def main() -> int:
     parser.add_argument(
         "--soak", action="store_true", help="a fault a minute at 70 %% of what the stack bears"
     )
+    parser.add_argument("--trainer", action="store_true", help="fine-tunes too, whose trainer is killed")
     parser.add_argument("--keep", type=Path, help="logs and ledger go into this folder in the end")
     asked = parser.parse_args()
     if asked.add:
         print(report.as_markdown(report.add([report.read(path) for path in asked.add])))
         return 0
     rows = [row for row in faults.ROWS if not asked.only or row.fault.startswith(tuple(asked.only))]
+    if asked.trainer:
+        rows += faults.TRAINER_ROWS
     print(f"seed {asked.seed}", flush=True)
     if asked.soak:
         return _soak(Asked(asked.minutes, asked.rate, asked.seed, kept=asked.keep), asked.json)
-    run = Asked(asked.minutes, asked.rate, asked.seed, kept=asked.keep)
+    run = Asked(asked.minutes, asked.rate, asked.seed, trainer=asked.trainer, kept=asked.keep)
     made, verdict = kills(run, asked.every) if asked.kills_only else chaos(run, rows, asked.pause)
     print("", oracle.as_text(verdict), report.as_markdown(made), sep="\n")
     if asked.json:

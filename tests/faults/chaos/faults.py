@@ -14,6 +14,7 @@ import redis
 
 from jobs.queue import Chore, QueueName, make_celery
 from jobs.settings import Settings
+from tests.faults.chaos.client import GaveUp
 from tests.faults.chaos.ledger import Strike
 from tests.faults.chaos.load import Load
 from tests.faults.chaos.stack import LEASE_SECONDS, Stack, role
@@ -268,6 +269,16 @@ def _twin(name: str) -> Do:
     return do
 
 
+def _kill_trainer(ground: Ground, done: Strike) -> None:
+    time.sleep(ground.random.uniform(0, 15))  # a training of a few steps needs that long to come to them
+    with suppress(TimeoutError, GaveUp):
+        lag = ground.load.training_lag()
+        done.said = "" if lag is None else f"{lag} steps since the last checkpoint"
+    held = ground.witness.trained()
+    kill(ground, done, "trainer")
+    done.held = held
+
+
 ROWS = (
     Row("1", "Redis down for seconds", _redis_down),
     Row("2", "Redis stopped (SIGSTOP)", _redis_stopped),
@@ -303,7 +314,8 @@ ROWS = (
 )
 """Each is drawn as often as another. Rows 16, 19, 21, 26 to 29 and 31 have tests of their own."""
 
-TRAINER_ROWS = (Row("28", "trainer SIGKILL", _killing("trainer")),)
+TRAINER_ROWS = (Row("28", "trainer SIGKILL", _kill_trainer),) * 8
+"""As often as all others that take long: a death of the trainer is about hours of work."""
 
 
 def _pause(ground: Ground, least: float, most: float) -> None:

@@ -15,6 +15,7 @@ from stack.api import multipart
 from tests.faults.chaos import POISON
 from tests.faults.chaos.client import Client, GaveUp
 from tests.faults.chaos.ledger import Complaint, Expected, Ledger
+from tests.faults.chaos.trainings import Trainings
 from tests.faults.chaos.wire import Request
 
 PROMPTS = (
@@ -45,8 +46,11 @@ Text = tuple[str, str, int]
 class Load:
     """`run` has a thread of its own, with an event loop; the rest is for any thread."""
 
-    def __init__(self, client: Client, ledger: Ledger, rate: float, seed: int) -> None:
+    def __init__(
+        self, client: Client, ledger: Ledger, rate: float, seed: int, trainings: Trainings | None = None
+    ) -> None:
         """`rate`: arrivals per second."""
+        self.trainings = trainings
         self.rate, self.client = rate, client
         self.held_back = 0  # arrivals that found too many clients waiting
         self.sent: Counter[str] = Counter()  # by kind
@@ -69,17 +73,24 @@ class Load:
     def learn(self) -> None:
         """Ask for every text once, while nothing is wrong."""
         self._ask(self._learn()).result()
+        if self.trainings:
+            self._ask(self.trainings.learn()).result()
         self.client.cut_some()
 
     def start(self) -> None:
         """Let clients come."""
         self._ask(self._arrive())
+        if self.trainings:
+            self._training = self._ask(self.trainings.go_on())
         self._ask(self._recheck())
 
     def finish(self, seconds: float) -> int:
         """Let no more come, and wait for those who are there; returns how many waited in vain."""
         self._arriving = False
         self.client.give_up_at = time.monotonic() + seconds
+        if self.trainings:
+            self.trainings.stopping = True
+            self._training.result()
         return int(self._ask(self._wait_for_all(seconds)).result())
 
     def look_again(self) -> None:
@@ -94,6 +105,10 @@ class Load:
     def race(self, cancels: int) -> None:
         """So many jobs that are cancelled twice at once, at some moment of their short lives."""
         self._ask(self._race(cancels)).result()
+
+    def training_lag(self) -> int | None:
+        """How many steps the training under way would lose now; None where nobody knows."""
+        return self._ask(self.trainings.lag()).result(10) if self.trainings else None
 
     def poison(self) -> "concurrent.futures.Future[Any]":
         """Submit a job that kills its workers; the future has its final object."""

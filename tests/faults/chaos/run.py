@@ -21,6 +21,7 @@ from tests.faults.chaos.recovery import recovered_after
 from tests.faults.chaos.report import Report
 from tests.faults.chaos.soak import Sampler, Slope
 from tests.faults.chaos.stack import LEASE_SECONDS, Stack
+from tests.faults.chaos.trainings import Trainings
 from tests.faults.chaos.witness import Witness
 
 OWNERS = 5
@@ -52,7 +53,8 @@ def ground(asked: Asked) -> Iterator[tuple[Ground, Ledger]]:
         try:
             stack.start()
             client = Client(stack.port, ledger, stack.issue_keys(OWNERS), asked.seed)
-            load = Load(client, ledger, asked.rate, asked.seed)
+            trainings = Trainings(client, ledger) if asked.trainer else None
+            load = Load(client, ledger, asked.rate, asked.seed, trainings)
             load.learn()
             witness = Witness(stack, ledger)
             witness.start()
@@ -156,6 +158,8 @@ def _next_minute(began: float) -> float:
 def conclude(where: Ground, ledger: Ledger) -> Verdict:
     """Let everything end, look at everything again, and judge."""
     waiting = where.load.finish(_END_SECONDS)
+    if where.load.trainings:
+        print(f"{where.load.trainings.ended} trainings ended", flush=True)
     if waiting:
         print(f"{waiting} clients waited in vain", flush=True)
     _wait_for(lambda: where.witness.open_jobs() == 0, 60)

@@ -24,6 +24,8 @@ _STALE = "SELECT count(*) FROM jobs WHERE state = 'running' AND lease_until < cl
 _OPEN = "SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')"
 _HELD = "SELECT id, attempt FROM jobs WHERE state = 'running' AND worker = %s"
 
+_TRAINED = "SELECT id, attempt FROM jobs WHERE state = 'running' AND queue = 'train'"
+
 
 class Witness:
     """A thread with a connection of its own that passes no proxy."""
@@ -50,6 +52,10 @@ class Witness:
     def held_by(self, worker: str) -> dict[str, int]:
         """The attempts that a worker holds now, by job id; none while PostgreSQL is down."""
         return {str(job_id): int(attempt) for job_id, attempt in self._ask(_HELD, worker)}
+
+    def trained(self) -> dict[str, int]:
+        """The attempts that trainers hold now, by job id."""
+        return {str(job_id): int(attempt) for job_id, attempt in self._ask(_TRAINED)}
 
     def open_jobs(self) -> int:
         """How many jobs have not ended; -1 while PostgreSQL is down."""
