@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, or_, select, tuple_, update
 
 from jobs.batches import is_open
 from jobs.database import Database
@@ -24,22 +24,29 @@ def prune(database: Database, lines_kept: timedelta, retention: timedelta) -> in
     """
     with database.transaction() as connection:
         ids = connection.execute(select(batches.c.id).where(_has_old_lines(lines_kept))).scalars().all()
-    total = sum(_prune_lines(database, batch_id) for batch_id in ids)
-    with database.transaction() as connection:
-        connection.execute(delete(batches).where(_is_old(retention), ~batches.c.has_lines))
+    total = sum(drop_lines(database, batch_id) for batch_id in ids)
+    _delete(database, batches, _is_old(retention), ~batches.c.has_lines)
     return total
 
 
-def _prune_lines(database: Database, batch_id: str) -> int:
+def drop_lines(database: Database, batch_id: str) -> int:
+    """Delete the jobs of a batch's lines, and its refusals; return how many jobs."""
+    total = _delete(database, jobs, jobs.c.batch_id == batch_id)
+    _delete(database, batch_refusals, batch_refusals.c.batch_id == batch_id)
+    with database.transaction() as connection:
+        connection.execute(update(batches).where(batches.c.id == batch_id).values(has_lines=False))
+    return total
+
+
+def _delete(database: Database, table: Table, *where: ColumnElement[bool]) -> int:
+    """A thousand rows at a time, each in a transaction of its own; return how many."""
+    key = tuple_(*table.primary_key)
+    some = delete(table).where(key.in_(select(*table.primary_key).where(*where).limit(_ROWS)))
     total, gone = 0, _ROWS
-    lines = select(jobs.c.id).where(jobs.c.batch_id == batch_id).limit(_ROWS)
     while gone == _ROWS:
         with database.transaction() as connection:
-            gone = connection.execute(delete(jobs).where(jobs.c.id.in_(lines))).rowcount
+            gone = connection.execute(some).rowcount
         total += gone
-    with database.transaction() as connection:
-        connection.execute(delete(batch_refusals).where(batch_refusals.c.batch_id == batch_id))
-        connection.execute(update(batches).where(batches.c.id == batch_id).values(has_lines=False))
     return total
 
 

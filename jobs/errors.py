@@ -15,6 +15,7 @@ PenstockError
 │   ├── OutOfMemory          the device had no room; tried again
 │   ├── WorkerStopping       our own shutdown; tried again, not charged
 │   ├── Poisoned             its worker died with it three times
+│   ├── DeadlineExceeded     no worker could begin it in the time it was given
 │   └── Unexpected           a defect of ours; tried again
 ├── DatabaseUnavailable      nothing was accepted, try again
 ├── StorageFailed            the artifact store has no room, or is out of reach; nothing was kept
@@ -124,6 +125,12 @@ class Poisoned(JobError):
     """The job's worker died with it again and again."""
 
     code = "poisoned"
+
+
+class DeadlineExceeded(JobError):
+    """The job's deadline passed while it waited."""
+
+    code = "deadline_exceeded"
 
 
 class Unexpected(JobError):

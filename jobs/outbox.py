@@ -193,6 +193,16 @@ def gone(connection: Connection, delivery: Delivery) -> None:
     connection.execute(never, {"id": delivery.id, "endpoint": delivery.endpoint_id})
 
 
+def standing(connection: Connection) -> tuple[int, float]:
+    """How many deliveries are to be tried, now or later, and for how many seconds the oldest has been due."""
+    waiting = text("""
+        SELECT count(*), coalesce(extract(epoch FROM now() - min(due_at)), 0)
+        FROM outbox WHERE due_at IS NOT NULL
+    """)
+    count, seconds = connection.execute(waiting).one()
+    return count, max(0.0, float(seconds))
+
+
 def is_prunable(connection: Connection) -> bool:
     """Whether there is a row that nobody waits for any more."""
     return connection.execute(text(f"{_OLD} LIMIT 1"), {"kept": _KEPT}).first() is not None

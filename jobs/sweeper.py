@@ -7,36 +7,36 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from types import FrameType
-from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Select, and_, delete, func, or_, select
+from sqlalchemy import Connection, and_, func, select
 
 from jobs import (
-    batch_pruning,
     batches,
-    creates,
     files,
     finetunes,
+    gauges,
     lifecycle,
     logs,
     outbox,
+    prometheus,
+    pruning,
     settings,
-    training,
 )
 from jobs.catalog import forget_silent_workers
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
 from jobs.queue import Chore, QueueName, make_signals
-from jobs.signals import Signals
+from jobs.signals import ENDED, Signals
 from jobs.states import State
 from jobs.tables import jobs
+from jobs.watcher import Watcher
 
 log = structlog.get_logger(__name__)
 
-_UNSTORED = timedelta(minutes=10)  # a `store: false` job: as long as a retry is answered with it
 _UNSERVED = timedelta(days=1)  # a job for a model that no worker offers any more
-_BATCH = 1000  # rows of one DELETE, so that no lock is held for long
+_ROWS = 1000  # that one transaction fails, so that no lock is held for long
+_ROUNDS = 20  # of those in one sweep: who lost a lease must not wait
 
 _CHORES: dict[Chore, Callable[[Connection], bool]] = {
     Chore.VALIDATE: files.is_unvalidated,
@@ -54,18 +54,39 @@ def sweep(database: Database, signals: Signals, retention: timedelta, trust_leas
     with database.transaction() as connection:  # apart: this may take long, and what was lost must not wait
         forget_silent_workers(connection)
         unserved = lifecycle.fail_unserved(connection, QueueName.GENERATE, _UNSERVED)
+    overdue = fail_overdue(database, signals)
     with database.transaction() as connection:  # after the commit: who hears the bell must see the rows
         waiting = ring_for_waiting(connection, signals)
         for chore, is_due in _CHORES.items():
             if is_due(connection):
                 signals.ring(chore)
-        if is_prunable(connection, retention):
+        if pruning.is_prunable(connection, retention):
             signals.ring(Chore.PRUNE)
+    gauges.RECOVERED.inc(sum(moved.values()))
+    gauges.POISONED.inc(moved.get(State.FAILED, 0))
+    gauges.UNSERVED.inc(unserved)
     if moved:
         log.warning("recovered lost jobs", **{str(state): count for state, count in moved.items()})
     if unserved:
         log.warning("failed jobs whose model is gone", jobs=unserved)
+    if overdue:
+        log.info("failed jobs whose deadline has passed", jobs=overdue)
     log.debug("swept", waiting=waiting)
+
+
+def fail_overdue(database: Database, signals: Signals) -> int:
+    """Fail the jobs that no worker could begin in time, and tell who waits for them; return how many."""
+    total = 0
+    for _ in range(_ROUNDS):
+        with database.transaction() as connection:
+            failed = lifecycle.fail_overdue(connection, _ROWS)
+        if failed:
+            signals.hint(ENDED, failed)
+        gauges.OVERDUE.inc(len(failed))
+        total += len(failed)
+        if len(failed) < _ROWS:
+            break
+    return total
 
 
 def ring_for_waiting(connection: Connection, signals: Signals) -> list[str]:
@@ -75,34 +96,6 @@ def ring_for_waiting(connection: Connection, signals: Signals) -> list[str]:
     for queue in queues:
         signals.ring(queue)
     return queues
-
-
-def is_prunable(connection: Connection, retention: timedelta) -> bool:
-    """Whether any finished job is past its time, or what was kept to know a repeated create."""
-    expired = connection.execute(_expired(retention).limit(1)).first() is not None
-    expired = expired or batch_pruning.is_prunable(connection, _UNSTORED, retention)
-    expired = expired or files.is_prunable(connection)
-    return expired or creates.is_prunable(connection) or outbox.is_prunable(connection)
-
-
-def prune(database: Database, retention: timedelta) -> int:
-    """Delete the finished jobs that are past their time, with their events; return how many."""
-    total = 0
-    while True:
-        with database.transaction() as connection:
-            batch = _expired(retention).limit(_BATCH).with_for_update(skip_locked=True)
-            ids = connection.execute(batch).scalars().all()
-            training.forget_all(connection, ids)
-            gone = connection.execute(delete(jobs).where(jobs.c.id.in_(ids))).rowcount
-        total += gone
-        if gone < _BATCH:
-            return total + batch_pruning.prune(database, _UNSTORED, retention)
-
-
-def _expired(retention: timedelta) -> Select[Any]:
-    kept_until, unstored_until = func.now() - retention, func.now() - _UNSTORED
-    due = or_(jobs.c.finished_at < kept_until, ~jobs.c.stored & (jobs.c.finished_at < unstored_until))
-    return select(jobs.c.id).where(due, jobs.c.batch_id.is_(None))  # lines go with their batch
 
 
 def main() -> None:
@@ -117,6 +110,9 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    watcher = Watcher(config.database)
+    watcher.start()
+    prometheus.serve("sweeper", config)
     log.info("ready")
     trust_leases_from = 0.0
     while not stopped.wait(min(5.0, config.lease_seconds / 6) * random.uniform(0.8, 1.2)):
@@ -127,6 +123,7 @@ def main() -> None:
             # nobody could renew a lease meanwhile: those who live get one lease of time to do so
             trust_leases_from = time.monotonic() + config.lease_seconds
             log.warning("database is out of reach", error=str(error))
+    watcher.stop()
     signals.close()
     database.close()
 

@@ -81,6 +81,7 @@ def database(settings: Settings) -> Iterator[Database]:
             "offers",
             "model_versions",
             "trainers",
+            "rates",
             "owners",
         ):  # the rest goes with them; TRUNCATE takes longer
             connection.execute(text(f"DELETE FROM {table}"))

@@ -101,5 +101,6 @@ def test_every_error_has_a_code_of_its_own_that_never_changes() -> None:
         "OutOfMemory": "out_of_memory",
         "WorkerStopping": "worker_stopping",
         "Poisoned": Poisoned.code,
+        "DeadlineExceeded": "deadline_exceeded",
         "Unexpected": "server_error",
     }

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select
 
-from jobs import catalog, lifecycle, submission, sweeper
+from jobs import catalog, claims, lifecycle, submission, sweeper
 from jobs.attempts import Ending
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable, OutOfMemory
@@ -24,6 +24,7 @@ class Bells:
 
     def __init__(self, database: Database | None = None) -> None:
         self.rung: list[str] = []
+        self.hinted: list[str] = []
         self.visible: list[dict[str, State]] = []
         self._database = database
 
@@ -31,6 +32,9 @@ class Bells:
         self.rung.append(queue)
         if self._database is not None:
             self.visible.append(samples.states(self._database))
+
+    def hint(self, _channel: str, job_ids: list[str]) -> None:
+        self.hinted += job_ids
 
 
 def lose(database: Database, owner: int, *names: str) -> None:
@@ -87,8 +91,8 @@ def test_a_job_that_kills_its_worker_runs_alone_and_is_given_up_after_three_deat
         assert bool(samples.claim(database)) == (not suspect)
         if suspect:
             with database.transaction() as connection:
-                assert lifecycle.suspect_waits(connection, samples.QUEUE, samples.MODEL)
-                [_] = lifecycle.claim_suspect(connection, samples.QUEUE, samples.MODEL, "w", samples.LEASE)
+                assert claims.suspect_waits(connection, samples.QUEUE, samples.MODEL)
+                [_] = claims.claim_suspect(connection, samples.QUEUE, samples.MODEL, "w", samples.LEASE)
         samples.alter(database, "killer", lease_until=func.clock_timestamp() - timedelta(seconds=1))
         sweeper.sweep(database, Bells(), MONTH)
     row = samples.row(database, "killer")
@@ -130,55 +134,46 @@ def test_a_due_retry_is_rung_for(database: Database, owner: int) -> None:
     assert bells.rung == ["generate"]
 
 
-def test_prune_deletes_what_is_past_its_time_with_its_events_and_keeps_the_rest(
+def test_a_job_whose_deadline_passed_while_it_waited_fails_before_any_work(
     database: Database, owner: int
 ) -> None:
-    for state in (State.SUCCEEDED, State.FAILED, State.CANCELLED):
-        samples.finished(database, owner, f"old {state}", MONTH + HOUR, state=state)
-        samples.finished(database, owner, f"new {state}", MONTH - HOUR, state=state)
-    samples.submit(database, owner, ["queued", "running"])
-    samples.alter(database, "queued", available_at=func.clock_timestamp() + HOUR)
-    samples.claim(database)
-    old = func.clock_timestamp() - 2 * MONTH
-    samples.alter(database, "queued", "running", created_at=old, turn=old)
-    assert sweeper.prune(database, MONTH) == 3
-    kept = {"new succeeded", "new failed", "new cancelled", "queued", "running"}
-    assert set(samples.states(database)) == kept
+    samples.submit(database, owner, ["late", "in time", "patient"])
+    now = func.clock_timestamp()
+    samples.alter(database, "late", deadline=now - timedelta(seconds=1))
+    samples.alter(database, "in time", deadline=now + HOUR)
+    bells = Bells()
+    sweeper.sweep(database, bells, MONTH)
+    assert bells.hinted == ["late"], "who waits for it hears at once"
+    assert samples.states(database) == {
+        "late": State.FAILED,
+        "in time": State.QUEUED,
+        "patient": State.QUEUED,
+    }
+    row = samples.row(database, "late")
+    assert (row.error["code"], row.attempt, row.started_at) == ("deadline_exceeded", 0, None)
     with database.transaction() as connection:
-        assert samples.events(connection, "old failed") == []
-        assert samples.events(connection, "new failed") != []
-    assert sweeper.prune(database, MONTH) == 0
+        assert samples.events(connection, "late")[-1] == ("failed", 0, "deadline_exceeded")
 
 
-def test_a_job_that_is_not_to_be_stored_goes_when_no_retry_can_ask_for_it(
-    database: Database, owner: int
-) -> None:
-    samples.finished(database, owner, "read by now", timedelta(minutes=11), stored=False)
-    samples.finished(database, owner, "perhaps asked for again", timedelta(minutes=9), stored=False)
-    samples.finished(database, owner, "stored", timedelta(minutes=11))
-    assert sweeper.prune(database, MONTH) == 1
-    assert set(samples.states(database)) == {"perhaps asked for again", "stored"}
+def test_a_job_that_runs_by_its_deadline_goes_on(database: Database, owner: int) -> None:
+    samples.submit(database, owner, ["running"])
+    samples.claim(database)
+    samples.alter(database, "running", deadline=func.clock_timestamp() - HOUR)
+    sweeper.sweep(database, Bells(), MONTH)
+    assert samples.states(database) == {"running": State.RUNNING}
 
 
-def test_prune_goes_on_until_nothing_is_left(
+def test_many_overdue_jobs_fail_in_bounded_transactions_and_one_sweep(
     database: Database, owner: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeper, "_BATCH", 3)
-    for n in range(7):
-        samples.finished(database, owner, str(n), 2 * MONTH)
-    assert sweeper.prune(database, MONTH) == 7
-    assert samples.states(database) == {}
-
-
-def test_the_clerk_is_rung_for_only_while_there_is_something_to_prune(database: Database, owner: int) -> None:
-    samples.finished(database, owner, "old", 2 * MONTH)
+    monkeypatch.setattr(sweeper, "_ROWS", 3)
+    names = [str(n) for n in range(8)]
+    samples.submit(database, owner, names)
+    samples.alter(database, *names, deadline=func.clock_timestamp())
     bells = Bells()
     sweeper.sweep(database, bells, MONTH)
-    assert bells.rung == ["clerk.prune"]
-    sweeper.prune(database, MONTH)
-    bells = Bells()
-    sweeper.sweep(database, bells, MONTH)
-    assert bells.rung == []
+    assert sorted(bells.hinted) == names
+    assert set(samples.states(database).values()) == {State.FAILED}
 
 
 def test_the_models_of_a_worker_that_is_gone_are_withdrawn(database: Database) -> None:
