@@ -13,6 +13,7 @@ from jobs.queue import make_signals
 from jobs.settings import Settings
 from jobs.signals import Signals
 from web import green
+from web.admission import Admission
 from web.auth import Keys
 from web.following import Following
 from web.limits import Limiter
@@ -36,6 +37,7 @@ class Backend:
     shown: Shown
     keys: Keys
     limiter: Limiter
+    admission: Admission
     offers: Offers
     artifacts: ArtifactStore
     tokenizers: Tokenizers
@@ -58,6 +60,7 @@ class Backend:
             shown=Shown(),
             keys=Keys(database),
             limiter=Limiter(settings.redis),
+            admission=Admission(database, settings.max_backlog_seconds, settings.sync_wait_seconds),
             offers=Offers(database),
             artifacts=artifacts,
             tokenizers=Tokenizers(artifacts),

@@ -1,5 +1,6 @@
 """`/v1/batches`: create, retrieve, list, cancel."""
 
+import json
 import re
 import secrets
 
@@ -7,6 +8,8 @@ from flask import Blueprint, Response, jsonify
 from sqlalchemy import Connection
 
 from jobs import batches, files
+from jobs.artifacts import ArtifactStore
+from jobs.attempts import Tier
 from jobs.batch_states import ENDED, Status
 from jobs.batches import Batch, NewBatch
 from jobs.queue import Chore
@@ -16,7 +19,8 @@ from web.backend import backend
 from web.batch_object import batch_object
 from web.batch_request import BatchesQuery, BatchRequest
 from web.body import json_object
-from web.errors import BadRequest, Conflict, NotFound
+from web.errors import BadRequest, Conflict, NotFound, RateLimited
+from web.offload import offload
 from web.paging import page_of
 
 blueprint = Blueprint("batches", __name__)
@@ -24,6 +28,7 @@ blueprint = Blueprint("batches", __name__)
 _ID = re.compile(r"batch_[0-9a-f]{32}")
 _FILE_ID = re.compile(r"file-[0-9a-f]{32}")
 _POLL_MS = 2000
+_LONGEST_LINE = 4_000_000  # bytes, as the validation takes them
 
 
 @blueprint.post("/v1/batches")
@@ -31,11 +36,14 @@ def create() -> Response:
     """Take a batch; the clerk expands it once its file is validated."""
     query.parse(query.Query)
     asked = BatchRequest.parse(json_object())
+    refusal = _refusal(asked.input_file_id)
 
     def find(connection: Connection, batch_id: str) -> Batch | None:
         return batches.find(connection, owner_id(), batch_id)
 
     def make(connection: Connection) -> tuple[str, Batch]:
+        if refusal is not None:
+            raise refusal
         _check_file(connection, asked.input_file_id)
         new = _new(asked)
         batches.create(connection, new)
@@ -79,6 +87,30 @@ def cancel(batch_id: str) -> Response:
         said = f"The batch is {batch.status} already, so there is nothing left to cancel."
         raise Conflict(f"{said} Retrieve it for its files.", code="not_cancellable", should_retry=False)
     return _answer(batch)
+
+
+def _refusal(file_id: str) -> RateLimited | None:
+    """Why a batch of this file may not come now: what waits before it takes longer than it has.
+
+    Its model is that of its first line; what cannot be read is told when the file is validated.
+    """
+    common = backend()
+    if not common.admission.limits or not _FILE_ID.fullmatch(file_id):
+        return None
+    with common.database.reading() as connection:
+        file = files.find(connection, owner_id(), file_id)
+    model = None if file is None else offload(_model_of, common.artifacts, file.artifact)
+    return None if model is None else common.admission.refusal_of(model, Tier.BATCH, owner_id())
+
+
+def _model_of(store: ArtifactStore, artifact: str) -> str | None:
+    try:
+        with store.open(artifact) as file:
+            first = json.loads(file.readline(_LONGEST_LINE))
+        model = first["body"]["model"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return model if isinstance(model, str) and "\0" not in model else None
 
 
 def _check_file(connection: Connection, file_id: str) -> None:

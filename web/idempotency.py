@@ -37,15 +37,18 @@ def accept(job: NewJob, also: Callable[[Connection], None] | None = None) -> Job
     earlier request made already. `also` writes more rows with a new job.
 
     Raises:
-        RateLimited: the key has no room for it.
+        RateLimited: the key has no room for it, or too much waits.
         Unavailable: the client has gone.
         Unprocessable: its idempotency key came with another request before.
         DatabaseUnavailable: nothing was accepted.
     """
     asked, who = _asked(None), identity()
+    refusal = backend().admission.refusal(job)  # may ask SQL, so not while a connection is held
     if also is None and not limits.are_counted(who) and (asked is None or not asked.repeats):
+        if refusal is not None:
+            raise refusal
         return _accept_first(job, asked)
-    cost = limits.cost_of(backend(), who, job)  # may ask SQL, so not while a connection is held
+    cost = limits.cost_of(backend(), who, job)  # may ask SQL too
 
     def find(connection: Connection, job_id: str) -> JobRecord | None:
         found = records.find(connection, job.owner_id, job.kind, job_id)
@@ -55,6 +58,8 @@ def accept(job: NewJob, also: Callable[[Connection], None] | None = None) -> Job
 
     def once(connection: Connection, write: Callable[[], JobRecord]) -> JobRecord:
         def make(connection: Connection) -> tuple[str, JobRecord]:
+            if refusal is not None:
+                raise refusal
             limits.admit_job(connection, backend().limiter, who, cost)
             record = write()
             if also is not None:
@@ -63,7 +68,10 @@ def accept(job: NewJob, also: Callable[[Connection], None] | None = None) -> Job
 
         return _once(connection, asked, find, make)[0]
 
-    return enqueue(backend().database, backend().signals, job, once)
+    record = enqueue(backend().database, backend().signals, job, once)
+    if record.id == job.id:
+        backend().admission.accepted(job)
+    return record
 
 
 def _accept_first(job: NewJob, asked: Create | None) -> JobRecord:
@@ -72,6 +80,7 @@ def _accept_first(job: NewJob, asked: Create | None) -> JobRecord:
     record = backend().together.accept.ask(First(job, asked, gone=gone))
     if record is None:
         raise _client_gone()
+    backend().admission.accepted(job)
     return record
 
 
