@@ -168,6 +168,12 @@ def remove(connection: Connection, file_id: str) -> None:
     _forget(connection, files.c.id == file_id)
 
 
+def remove_some(connection: Connection, owner_id: int, limit: int) -> int:
+    """Delete up to `limit` files of an owner, needed or not; return how many."""
+    some = select(files.c.id).where(files.c.owner_id == owner_id).limit(limit)
+    return _forget(connection, files.c.id.in_(some.with_for_update()))
+
+
 def loosen(connection: Connection, artifacts: Sequence[str]) -> None:
     """Say that there may be no row any more that names these artifacts: they are looked at after a while."""
     if artifacts:

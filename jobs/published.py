@@ -73,6 +73,20 @@ def lineages(connection: Connection, owner_id: int, names: Iterable[str]) -> dic
     return {row.name: row.lineage or {} for row in connection.execute(query.order_by(model_versions.c.id))}
 
 
+def trained_on(connection: Connection, owner_id: int, file_id: str, artifact: str) -> list[str]:
+    """The models of an owner that learned from a file, its bytes under another id, or a model that did."""
+    mine = select(model_versions.c.name, model_versions.c.lineage).where(
+        model_versions.c.owner_id == owner_id, model_versions.c.job_id.is_not(None)
+    )
+    found: dict[str, None] = {}
+    for row in connection.execute(mine.order_by(model_versions.c.id)):  # a base is there before what it bears
+        lineage = row.lineage or {}
+        read = lineage.get("training_file") == file_id or lineage.get("training_sha256") == artifact
+        if read or lineage.get("base") in found:
+            found[row.name] = None
+    return list(found)
+
+
 def adapter_over(connection: Connection, name: str) -> str | None:
     """An adapter that cannot speak without the model of that name; None if there is none."""
     over = (model_versions.c.base == name, model_versions.c.job_id.is_not(None))

@@ -55,6 +55,7 @@ class Signals:
         self._knock, self._queue_of = knock, queue_of
         self._rings: set[str] = set()
         self._hints: dict[str, set[str]] = {}
+        self._erased: set[str] = set()
         self._something = threading.Condition()
         self._closed = False
         self._broken_until = 0.0
@@ -73,6 +74,10 @@ class Signals:
     def hint(self, channel: str, job_ids: Iterable[str]) -> None:
         """Say that something happened to these jobs, to whoever listens now."""
         self._leave(lambda: self._hints.setdefault(channel, set()).update(job_ids))
+
+    def erase(self, job_ids: Iterable[str]) -> None:
+        """Delete the streams of these jobs' tokens; one that Redis does not hear of expires in an hour."""
+        self._leave(lambda: self._erased.update(job_ids))
 
     def reachable(self) -> bool:
         """Ask Redis once; who does not answer within half a second is out of reach."""
@@ -98,17 +103,19 @@ class Signals:
     def _speak(self) -> None:
         while True:
             with self._something:
-                self._something.wait_for(lambda: self._rings or self._hints or self._closed)
-                if not self._rings and not self._hints:
+                self._something.wait_for(lambda: self._rings or self._hints or self._erased or self._closed)
+                if not self._rings and not self._hints and not self._erased:
                     return
-                rings, hints = self._rings, self._hints
-                self._rings, self._hints = set(), {}
+                rings, hints, erased = self._rings, self._hints, self._erased
+                self._rings, self._hints, self._erased = set(), {}, set()
             if self.degraded:
                 continue  # dropped: everybody looks in SQL by themselves, and the sweeper rings again
-            self._say(rings, hints)
+            self._say(rings, hints, erased)
 
-    def _say(self, rings: set[str], hints: dict[str, set[str]]) -> None:
+    def _say(self, rings: set[str], hints: dict[str, set[str]], erased: set[str]) -> None:
         try:
+            if erased:
+                self._client.unlink(*map(tokens_key, erased))
             for channel, job_ids in hints.items():
                 self._client.publish(channel, json.dumps(sorted(job_ids)))
             for bell in rings:

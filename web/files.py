@@ -11,7 +11,7 @@ from pydantic import Field
 from sqlalchemy import Connection
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 
-from jobs import files
+from jobs import files, published
 from jobs.files import FileRecord, NewFile
 from jobs.queue import Chore
 from web import file_upload, idempotency, query
@@ -92,7 +92,10 @@ def content(file_id: str) -> Response:
 
 @blueprint.delete("/v1/files/<file_id>")
 def delete(file_id: str) -> Response:
-    """Delete a file that no batch and no fine-tune needs."""
+    """Delete a file that no batch and no fine-tune needs.
+
+    The answer names the models that were trained on it, which stay until they are deleted themselves.
+    """
     query.parse(query.Query)
     with backend().database.transaction() as connection:
         if not _ID.fullmatch(file_id) or not files.lock(connection, owner_id(), file_id):
@@ -100,8 +103,10 @@ def delete(file_id: str) -> Response:
         if user := files.in_use(connection, file_id):
             said = f"The {user} still needs this file. Cancel it, or wait for its end."
             raise Conflict(said, param="id", code="file_in_use", should_retry=False)
+        record = _find(connection, file_id)
+        trained = published.trained_on(connection, owner_id(), file_id, record.artifact)
         files.remove(connection, file_id)
-    return jsonify(id=file_id, object="file", deleted=True)
+    return jsonify(id=file_id, object="file", deleted=True, trained_models=trained)
 
 
 class IndexQuery(query.Query):

@@ -8,11 +8,12 @@ from web.answers import Listing, Page, Values
 
 
 class DeletedFile(BaseModel):
-    """It is gone."""
+    """It is gone; the owner's `trained_models` learned from it, and are still there."""
 
     id: str
     object: Literal["file"]
     deleted: Literal[True]
+    trained_models: list[str]
 
 
 class DeletedWebhookEndpoint(BaseModel):

@@ -1,4 +1,4 @@
-"""`python -m web.keys create|list|revoke`: who may ask, for what, and how much."""
+"""`python -m web.keys create|list|revoke|erase`: who may ask, for what, and how much; and who leaves."""
 
 import argparse
 import sys
@@ -6,10 +6,11 @@ from dataclasses import asdict
 
 from sqlalchemy.exc import ProgrammingError
 
-from jobs import keys, settings
+from jobs import erasing, keys, settings
 from jobs.database import Database
 from jobs.errors import BadSetting, DatabaseUnavailable
 from jobs.keys import SCOPES, USUAL_SCOPES, KeyRecord, Limits
+from jobs.queue import make_signals
 
 _LIMITS = {
     "requests_per_minute": "requests in any minute",
@@ -43,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(asked: argparse.Namespace, config: settings.Settings) -> str:
     database = Database(config.database, connections=1)
     try:
+        if asked.command == "erase":
+            return _erased(database, config, asked.owner)
         with database.transaction() as connection:
             match asked.command:
                 case "create":
@@ -61,6 +64,17 @@ def _run(asked: argparse.Namespace, config: settings.Settings) -> str:
         database.close()
 
 
+def _erased(database: Database, config: settings.Settings, owner: str) -> str:
+    signals = make_signals(config)
+    try:
+        gone = erasing.erase(database, owner, signals.erase)
+    finally:
+        signals.close()
+    if gone is None:
+        raise Refused(f"There is no owner {owner!r}. See: python -m web.keys list")
+    return "".join(f"{count} {what}\n" for what, count in gone.items())
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m web.keys", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -76,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     shown.add_argument("--owner", help="only the keys of this owner")
     revoke = commands.add_parser("revoke", help="end a key within seconds")
     revoke.add_argument("key", help="its first characters, as list shows them, or all of it")
+    erase = commands.add_parser("erase", help="delete an owner with everything it has here, for ever")
+    erase.add_argument("--owner", required=True, help="whose; its keys end first")
     return parser
 
 

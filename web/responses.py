@@ -111,6 +111,7 @@ def delete(response_id: str) -> Response:
             records.forget(connection, owner_id(), KIND, record.id)
         else:  # somebody may still wait for it, or work on it; the sweeper removes the row
             records.hide(connection, owner_id(), KIND, record.id)
+    backend().signals.erase([record.id])
     synchronous.tell(backend(), record.id, before)
     return jsonify(id=record.id, object="response.deleted", deleted=True)
 

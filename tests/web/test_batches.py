@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from jobs import batch_pruning, catalog, claims, lifecycle, sweeper
+from jobs import batch_pruning, catalog, claims, lifecycle, pruning, sweeper
 from jobs import batches as rows
 from jobs.attempts import ClaimedJob, NewJob, Tier
 from jobs.database import Database
@@ -476,7 +476,7 @@ def test_lines_go_when_their_batch_has_ended_and_not_before(
     first, second = claim(offered, 2)
     worker.settle(first, output("x"))
     samples.alter(offered, first.claim.job_id, finished_at=func.now() - 2 * month)
-    assert sweeper.prune(offered, tiny) == 0
+    assert pruning.prune(offered, tiny) == 0
     worker.settle(second, output("x"))
     work(desk)
     with offered.transaction() as connection:

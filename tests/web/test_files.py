@@ -16,12 +16,14 @@ from openai import OpenAI
 from sqlalchemy import func, insert, select, update
 from werkzeug.http import parse_options_header
 
-from jobs import files, lifecycle, submission
+from jobs import files, lifecycle, published, submission
 from jobs.attempts import NewJob, Tier
 from jobs.database import Database
+from jobs.published import Published
 from jobs.settings import Settings
 from jobs.tables import batches
 from jobs.tables import files as rows
+from tests.jobs import samples
 from tests.web.conftest import Caller, the_error
 from web import file_validation
 from web.desk import Desk
@@ -369,7 +371,12 @@ def test_a_file_that_is_needed_cannot_be_deleted(caller: Caller, offered: Databa
             connection.execute(update(batches).values(status="completed"))
     with offered.transaction() as connection:
         assert lifecycle.request_cancel(connection, "ftjob-1", owner)
-    assert caller.delete(f"/v1/files/{made}").get_json() == {"id": made, "object": "file", "deleted": True}
+    assert caller.delete(f"/v1/files/{made}").get_json() == {
+        "id": made,
+        "object": "file",
+        "deleted": True,
+        "trained_models": [],
+    }
 
 
 def test_a_repeated_upload_is_answered_with_the_same_file(caller: Caller, offered: Database) -> None:
@@ -416,3 +423,30 @@ def test_a_file_whose_bytes_are_lost_says_so(caller: Caller, app: Flask, databas
         artifact = connection.execute(select(rows.c.artifact).where(rows.c.id == made["id"])).scalar_one()
     app.extensions["penstock"].artifacts.remove(artifact)
     the_error(caller.get(f"/v1/files/{made['id']}/content"), 404, "file_lost")
+
+
+def test_deleting_a_file_tells_which_models_learned_from_it(
+    caller: Caller, stranger: Caller, offered: Database
+) -> None:
+    made, same = put(caller, b"abc", "user_data"), put(caller, b"abc", "user_data")
+    other = put(caller, b"def", "user_data")
+    with offered.transaction() as connection:
+        record = connection.execute(select(rows).where(rows.c.id == made["id"])).one()
+
+        def publish(name: str, **lineage: str) -> None:
+            version = samples.version(name, name)
+            published.publish(
+                connection, Published(version, record.owner_id, name, lineage, None, {"a": "b"})
+            )
+
+        publish("ft:direct", training_file=made["id"], base="starter")
+        publish("ft:same bytes", training_file=same["id"], training_sha256=record.artifact)
+        publish("ft:descendant", training_file=other["id"], base="ft:direct")
+        publish("ft:judged", training_file=other["id"], validation_file=made["id"])
+    put(stranger, b"abc", "user_data")
+    gone = caller.delete(f"/v1/files/{made['id']}").get_json()
+    assert gone["trained_models"] == ["ft:direct", "ft:same bytes", "ft:descendant"]
+    assert caller.delete(f"/v1/files/{other['id']}").get_json()["trained_models"] == [
+        "ft:descendant",
+        "ft:judged",
+    ]

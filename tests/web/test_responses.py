@@ -6,14 +6,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import redis
 from flask import Flask
 from sqlalchemy import text
 
-from jobs import sweeper
+from jobs import pruning
 from jobs.database import Database
 from jobs.errors import InvalidPrompt, NumericalError
 from jobs.inputs import Sampling
 from jobs.settings import Settings
+from jobs.signals import tokens_key
 from tests.conftest import wait_for
 from tests.web.conftest import Caller, FakeWorker, opened, output, rows
 from web import waiting
@@ -191,7 +193,7 @@ def test_a_response_that_is_not_stored_leaves_nothing_to_be_seen(
     assert rows(offered) == 1  # a retry of this call is answered with it
     with offered.transaction() as connection:
         connection.execute(text("UPDATE jobs SET finished_at = now() - interval '11 minutes'"))
-    assert sweeper.prune(offered, timedelta(days=30)) == 1
+    assert pruning.prune(offered, timedelta(days=30)) == 1
 
 
 def test_a_long_poll_returns_as_soon_as_the_job_ends(
@@ -301,6 +303,19 @@ def test_a_synchronous_response_cannot_be_cancelled(caller: Caller, worker: Fake
     answer = caller.send("POST", f"/v1/responses/{made['id']}/cancel")
     assert answer.status_code == 400
     assert "'background': true" in answer.get_json()["error"]["message"]
+
+
+def test_deleting_a_response_deletes_what_redis_has_of_its_tokens(
+    caller: Caller, worker: FakeWorker, settings: Settings
+) -> None:
+    made = submit(caller)
+    worker.one(output("t"))
+    with redis.Redis.from_url(settings.redis) as client:
+        client.xadd(tokens_key(made["id"]), {"t": "[1]"})
+        client.xadd(tokens_key("another"), {"t": "[1]"})
+        caller.delete(f"/v1/responses/{made['id']}")
+        wait_for(lambda: not client.exists(tokens_key(made["id"])))
+        assert client.exists(tokens_key("another"))
 
 
 @pytest.mark.parametrize("stage", ["queued", "running", "ended"])
