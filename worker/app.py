@@ -64,7 +64,8 @@ class Worker:
             timedelta(seconds=config.heartbeat_seconds),
             pulse,
         )
-        self.watchdog = Watchdog(self._last_words, self.intake, config.lease)
+        ends = meter.Ends(config.var_dir)
+        self.watchdog = Watchdog(self._last_words, self.intake, config.lease, ends)
         patience = max(config.step_timeout_seconds, config.lease_seconds)  # PostgreSQL may be slow to answer
         self.watchdog.watch("device", pulse, config.step_timeout_seconds)
         self.watchdog.watch("loading", lambda: self._roster.residents.loading, LOADING_SECONDS)

@@ -90,6 +90,12 @@ class Lane:
         return 0 if (engine := self.engine) is None else engine.slots
 
     @property
+    def held(self) -> int:
+        """Slots that somebody has, or is about to get."""
+        with self._lock:
+            return sum(sequence.sampling.num_beams for sequence in self._present)
+
+    @property
     def free(self) -> int:
         """Slots that nobody holds or waits for; none where the model is not loaded."""
         if (engine := self.engine) is None:

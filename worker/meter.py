@@ -3,6 +3,8 @@
 import time
 from collections.abc import Collection, Iterable
 from collections.abc import Sequence as Many
+from contextlib import suppress
+from pathlib import Path
 from typing import Protocol
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -22,7 +24,13 @@ _PREFILL = Histogram(
     "From a sequence's arrival at its model to its first token; observed at its end.",
     buckets=_PREFILL_BUCKETS,
 )
-_OUT_OF_MEMORY = Counter("penstock_out_of_memory", "Sequences for which the device had no room.")
+_OUT_OF_MEMORY = Counter("penstock_out_of_memory", "Sequences that failed for want of room on the device.")
+NO_ROOM = Counter(
+    "penstock_halved_slots", "Passes that the device had no room for: tried again with half the slots."
+)
+_GIVEN_UP = Counter(
+    "penstock_worker_given_up", "Times that a worker of this folder hung or broke, and ended itself."
+)
 
 
 class Batch(Protocol):
@@ -33,8 +41,8 @@ class Batch(Protocol):
         """How many sequences may run at once."""
 
     @property
-    def free(self) -> int:
-        """How many more could now."""
+    def held(self) -> int:
+        """How many of them somebody has, or is about to get."""
 
 
 class Batches(Protocol):
@@ -48,7 +56,26 @@ class Batches(Protocol):
 def watch(batches: Batches) -> None:
     """From now on show how many slots these have; they are counted when somebody asks."""
     _SLOTS.set_function(lambda: sum(batch.slots for batch in batches.loaded))
-    _RUNNING_SLOTS.set_function(lambda: sum(batch.slots - batch.free for batch in batches.loaded))
+    _RUNNING_SLOTS.set_function(lambda: sum(batch.held for batch in batches.loaded))
+
+
+class Ends:
+    """The ends that the workers of a folder put to themselves: the next one tells, as the dead cannot."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "given-up"
+        _GIVEN_UP.inc(self._read())
+
+    def add(self) -> None:
+        """Count this process's end, which comes now."""
+        with suppress(OSError):  # a full disk shall not keep it alive
+            self._file.write_text(str(self._read() + 1))
+
+    def _read(self) -> int:
+        try:
+            return int(self._file.read_text())
+        except (FileNotFoundError, ValueError):  # none yet, or the disk was full
+            return 0
 
 
 class Meter:

@@ -11,6 +11,7 @@ from jobs import lifecycle
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
 from worker.intake import Intake
+from worker.meter import Ends
 from worker.stillness import Pulse, Stillness
 
 log = structlog.get_logger(__name__)
@@ -34,8 +35,10 @@ class Watched:
 class Watchdog:
     """A thread with a connection of its own. It cannot end what hangs, only the whole process."""
 
-    def __init__(self, database: Database, intake: Intake, lease: timedelta) -> None:
-        self._database, self._intake, self._lease = database, intake, lease
+    def __init__(
+        self, database: Database, intake: Intake, lease: timedelta, ends: Ends | None = None
+    ) -> None:
+        self._database, self._intake, self._lease, self._ends = database, intake, lease, ends
         self._watched: list[Watched] = []
         self._stopped = threading.Event()
         self._last = threading.Lock()  # held by whoever ends the process
@@ -69,6 +72,8 @@ class Watchdog:
         """Hand every lease up, if the database can be reached, and exit; a supervisor starts another."""
         if not self._last.acquire(blocking=False):
             return  # somebody else is at it
+        if self._ends is not None:
+            self._ends.add()
         handing = threading.Thread(target=self._hand_up, name="last words", daemon=True)
         handing.start()
         handing.join(_RESULTS_SECONDS + _HAND_UP_SECONDS)
