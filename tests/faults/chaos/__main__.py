@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.faults.chaos import faults, oracle, report, soak
+from tests.faults.chaos import matrix, oracle, report, soak
 from tests.faults.chaos.run import Asked, chaos, kills, soaked
 
 
@@ -34,9 +34,9 @@ def main() -> int:
     if asked.add:
         print(report.as_markdown(report.add([report.read(path) for path in asked.add])))
         return 0
-    rows = [row for row in faults.ROWS if not asked.only or row.fault.startswith(tuple(asked.only))]
+    rows = [row for row in matrix.ROWS if not asked.only or row.fault.startswith(tuple(asked.only))]
     if asked.trainer:
-        rows += faults.TRAINER_ROWS
+        rows += matrix.TRAINER_ROWS
     print(f"seed {asked.seed}", flush=True)
     if asked.soak:
         return _soak(Asked(asked.minutes, asked.rate, asked.seed, kept=asked.keep), asked.json)

@@ -1,6 +1,7 @@
 """How an owner asks: again and again until there is an answer, with the same idempotency key."""
 
 import asyncio
+import hashlib
 import json
 import random
 import time
@@ -111,3 +112,15 @@ class Client:
         await asyncio.sleep(self._random.uniform(0.05, 0.5))
         if time.monotonic() > self.give_up_at:
             raise GaveUp
+
+
+def text_of(answer: Any) -> str:
+    """What a response or a completion says."""
+    if "choices" in answer:
+        return str(answer["choices"][0]["text"])
+    return "".join(part["text"] for item in answer["output"] for part in item["content"])
+
+
+def digest_of(answer: Any) -> str:
+    """Equal for equal objects only."""
+    return hashlib.sha256(json.dumps(answer, sort_keys=True).encode()).hexdigest()[:16]

@@ -6,15 +6,15 @@ import urllib.request
 
 import psycopg
 
-from tests.faults.chaos import faults
-from tests.faults.chaos.faults import Ground, Row
+from tests.faults.chaos import matrix
+from tests.faults.chaos.ground import Ground, Row, kill, strike
 from tests.faults.chaos.ledger import Ledger, Strike
 from tests.faults.chaos.stack import role
 
 _SHARES = {"web": 3.0, "worker": 2.0, "clerk": 2.0, "redis": 2.0, "postgres": 2.0}
 _REST = {"web": 2.0, "worker": 3.0, "clerk": 3.0, "redis": 1.0, "postgres": 4.0}
 """Seconds that each is left alone once it serves, or nothing would ever be done that a death could spoil."""
-_ROWS = {row.fault: row for row in faults.ROWS}
+_ROWS = {row.fault: row for row in matrix.ROWS}
 _DEATHS = {
     "web": _ROWS["web SIGKILL"],
     "worker": _ROWS["worker SIGKILL"],
@@ -43,9 +43,9 @@ class Killer:
         name = self._ground.random.choice([each for each in self._programs(chosen) if self._rested(each)])
         death = _DEATHS[chosen]
         if chosen == "worker":
-            death = Row(death.number, death.fault, lambda ground, done: faults.kill(ground, done, name))
+            death = Row(death.number, death.fault, lambda ground, done: kill(ground, done, name))
         self._served_since.pop(name, None)
-        return faults.strike(self._ground, death)
+        return strike(self._ground, death)
 
     def _programs(self, wanted: str) -> list[str]:
         return [name for name in self._ground.stack.programs if role(name) == wanted]

@@ -2,7 +2,6 @@
 
 import asyncio
 import concurrent.futures
-import hashlib
 import json
 import random
 import threading
@@ -11,9 +10,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from stack.api import multipart
 from tests.faults.chaos import POISON
-from tests.faults.chaos.client import Client, GaveUp
+from tests.faults.chaos.batch import Batch
+from tests.faults.chaos.client import Client, GaveUp, digest_of, text_of
 from tests.faults.chaos.ledger import Complaint, Expected, Ledger
 from tests.faults.chaos.trainings import Trainings
 from tests.faults.chaos.wire import Request
@@ -37,7 +36,6 @@ _ENDED_STREAM = {f"response.{status}" for status in _FINAL}
 _CANCELLED = 0.08  # share of background jobs
 _AGAIN = 0.05  # share of accepted creates that are sent once more
 _RECHECK_SECONDS = 0.3  # between looks at a job that has ended
-_LINES = 5  # of a batch
 
 Text = tuple[str, str, int]
 """What a text depends on: the endpoint, the prompt, and how many tokens."""
@@ -122,7 +120,7 @@ class Load:
             for tokens in LENGTHS:
                 for kind in ("response", "completion"):
                     answer = await self.client.create(self.client.generation(kind, 0, prompt, tokens))
-                    self._references[kind, prompt, tokens] = _text_of(answer.json)
+                    self._references[kind, prompt, tokens] = text_of(answer.json)
 
     async def _arrive(self) -> None:
         kinds: dict[Callable[[int, str, int], Awaitable[Any]], float] = {
@@ -193,8 +191,8 @@ class Load:
 
     async def _wait_for_completion(self, owner: int, prompt: str, tokens: int) -> None:
         answer = (await self.client.create(self.client.generation("completion", owner, prompt, tokens))).json
-        if _text_of(answer) != self._references["completion", prompt, tokens]:
-            self._ledger.complain(Complaint.WRONG, answer["id"], f"it says {_text_of(answer)!r}")
+        if text_of(answer) != self._references["completion", prompt, tokens]:
+            self._ledger.complain(Complaint.WRONG, answer["id"], f"it says {text_of(answer)!r}")
 
     async def _stream(self, owner: int, prompt: str, tokens: int) -> None:
         background = self._random.random() < 0.5
@@ -217,41 +215,8 @@ class Load:
         await self._follow(job_id, owner, ("response", prompt, tokens), expected)
 
     async def _batch(self, owner: int, prompt: str, tokens: int) -> None:
-        lines = [self._line(number, prompt, tokens) for number in range(_LINES)]
-        form, kind = multipart(
-            {"purpose": "batch"}, "lines.jsonl", "\n".join(map(json.dumps, lines)).encode()
-        )
-        key, name = self.client.keys[owner], f"file {self.client.next()}"
-        file = await self.client.create(Request("POST", "/v1/files", key, form, kind, name))
-        asked = {"input_file_id": file.json["id"], "endpoint": "/v1/completions", "completion_window": "24h"}
-        name, body = f"batch {self.client.next()}", json.dumps(asked).encode()
-        batch = (await self.client.create(Request("POST", "/v1/batches", key, body, name=name))).json
-        self._ledger.accept(batch["id"], name, "batch", owner, Expected.BATCH)
-        while batch["status"] not in _FINAL:
-            await asyncio.sleep(0.5)
-            batch = await self.client.get(f"/v1/batches/{batch['id']}", owner, batch["id"])
-        self._ledger.see_final(batch["id"], batch["status"], _digest(batch))
-        if batch["status"] != "completed":
-            self._ledger.complain(
-                Complaint.FAILED, batch["id"], f"it is {batch['status']}: {batch['errors']}"
-            )
-            return
-        results = [
-            each for name in ("output", "error") for each in await self._lines(batch[f"{name}_file_id"], key)
-        ]
         wanted = self._references["completion", prompt, tokens]
-        for line in lines:
-            self._check_line(batch["id"], line["custom_id"], results, wanted)
-
-    def _line(self, number: int, prompt: str, tokens: int) -> dict[str, Any]:
-        body = self.client.asked("completion", prompt, tokens)
-        return {"custom_id": f"line {number}", "method": "POST", "url": "/v1/completions", "body": body}
-
-    async def _lines(self, file_id: str | None, key: str) -> list[Any]:
-        if file_id is None:
-            return []
-        content = await self.client.persist(Request("GET", f"/v1/files/{file_id}/content", key))
-        return list(map(json.loads, content.body.splitlines()))
+        await Batch(self.client, self._ledger, owner).run(prompt, tokens, wanted)
 
     async def _race(self, cancels: int) -> None:
         async def one() -> None:
@@ -294,14 +259,14 @@ class Load:
             job = await self.client.get(f"/v1/responses/{job_id}{'?wait=8' if wait else ''}", owner, job_id)
             if not wait and job["status"] not in _FINAL:
                 await asyncio.sleep(self._random.uniform(0.2, 0.6))
-        self._ledger.see_final(job_id, job["status"], _digest(job))
+        self._ledger.see_final(job_id, job["status"], digest_of(job))
         self._check(job_id, job, text, expected)
         self._ended.append((job_id, owner))
         return job
 
     async def _see(self, job_id: str, owner: int) -> None:
         job = await self.client.get(f"/v1/responses/{job_id}", owner, job_id)
-        self._ledger.see_final(job_id, job["status"], _digest(job))
+        self._ledger.see_final(job_id, job["status"], digest_of(job))
 
     def _check(self, job_id: str, job: Any, text: Text, expected: Expected) -> None:
         status, reason = job["status"], (job["error"] or {}).get("reason")
@@ -313,28 +278,5 @@ class Load:
         elif status == "failed":
             if reason != "poisoned":  # the stack's log tells of those
                 self._ledger.complain(Complaint.FAILED, job_id, json.dumps(job["error"]))
-        elif _text_of(job) != self._references[text]:
-            self._ledger.complain(Complaint.WRONG, job_id, f"{text} says {_text_of(job)!r}")
-
-    def _check_line(self, batch_id: str, custom_id: str, results: list[Any], wanted: str) -> None:
-        mine = [each for each in results if each["custom_id"] == custom_id]
-        if len(mine) != 1:
-            fault = Complaint.DOUBLED if mine else Complaint.MISSING
-            self._ledger.complain(fault, batch_id, f"{custom_id} has {len(mine)} results")
-        for each in mine:
-            body = (each["response"] or {}).get("body") or {}
-            if "choices" not in body:
-                if "poisoned" not in json.dumps(each):  # the stack's log tells of those
-                    self._ledger.complain(Complaint.FAILED, batch_id, json.dumps(each))
-            elif _text_of(body) != wanted:
-                self._ledger.complain(Complaint.WRONG, batch_id, f"{custom_id} says {_text_of(body)!r}")
-
-
-def _text_of(answer: Any) -> str:
-    if "choices" in answer:
-        return str(answer["choices"][0]["text"])
-    return "".join(part["text"] for item in answer["output"] for part in item["content"])
-
-
-def _digest(answer: Any) -> str:
-    return hashlib.sha256(json.dumps(answer, sort_keys=True).encode()).hexdigest()[:16]
+        elif text_of(job) != self._references[text]:
+            self._ledger.complain(Complaint.WRONG, job_id, f"{text} says {text_of(job)!r}")

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.chaos import faults, oracle, report, soak
+from tests.faults.chaos import matrix, oracle, report, soak
 from tests.faults.chaos.client import Client
-from tests.faults.chaos.faults import Ground, Row
+from tests.faults.chaos.ground import Ground, Row, strike
 from tests.faults.chaos.kills import Killer
 from tests.faults.chaos.ledger import Ledger
 from tests.faults.chaos.load import Load
@@ -87,7 +87,7 @@ def chaos(asked: Asked, rows: Sequence[Row], pause: float) -> tuple[Report, Verd
 def _strike(where: Ground, ledger: Ledger, row: Row, began: float) -> None:
     """Do it, wait for the recovery, and say how long that took."""
     before = where.stack.starts()
-    done = faults.strike(where, row)
+    done = strike(where, row)
     _wait_for(lambda: recovered_after(ledger, done) is not None, _PATIENCE)
     after = recovered_after(ledger, done)
     again = where.stack.starts() - before - Counter(done.kills)
@@ -126,7 +126,7 @@ def soaked(asked: Asked) -> tuple[Report, Verdict, list[Slope]]:
         sampler.start()
         began, rows = time.monotonic(), list[Row]()
         while time.monotonic() < began + asked.minutes * 60:
-            rows = rows or where.random.sample(faults.ROWS, len(faults.ROWS))
+            rows = rows or where.random.sample(matrix.ROWS, len(matrix.ROWS))
             time.sleep(max(0.0, _next_minute(began) - time.monotonic()))
             _strike(where, ledger, rows.pop(), began)
         sampler.stop()

@@ -1,14 +1,13 @@
 """One small fine-tune after the other while its trainer is killed: each must tell the same losses."""
 
 import asyncio
-import hashlib
 import json
 import time
 from typing import Any
 
 from stack.api import multipart
 from tests.faults.chaos import MODEL
-from tests.faults.chaos.client import Client, GaveUp
+from tests.faults.chaos.client import Client, GaveUp, digest_of
 from tests.faults.chaos.ledger import Complaint, Expected, Ledger
 from tests.faults.chaos.wire import Request
 
@@ -77,8 +76,7 @@ class Trainings:
             if time.monotonic() > self._client.give_up_at:
                 raise GaveUp
             job = await self._client.get(f"{_JOBS}/{job['id']}", _OWNER, job["id"])
-        digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:16]
-        self._ledger.see_final(job["id"], job["status"], digest)
+        self._ledger.see_final(job["id"], job["status"], digest_of(job))
         if job["status"] != "succeeded":
             self._ledger.complain(Complaint.FAILED, job["id"], json.dumps(job["error"]))
             raise GaveUp
