@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import psycopg
 from sqlalchemy import Connection, create_engine, event, text
-from sqlalchemy.exc import InterfaceError, InvalidatePoolError, OperationalError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from jobs.errors import DatabaseUnavailable
@@ -23,14 +23,22 @@ _CONNECT = {
 }
 
 
-_LOST = (psycopg.OperationalError, psycopg.InterfaceError)
+_LOST = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.IdleInTransactionSessionTimeout,  # of `idle_seconds`; to psycopg it is a server's defect
+)
 
 
 @contextmanager
 def _reached() -> Iterator[None]:
     try:
         yield
-    except (OperationalError, InterfaceError, PoolTimeout, *_LOST) as error:
+    except DBAPIError as error:
+        if not isinstance(error.orig, _LOST):
+            raise
+        raise DatabaseUnavailable(str(error).splitlines()[0]) from error
+    except (PoolTimeout, *_LOST) as error:
         raise DatabaseUnavailable(str(error).splitlines()[0]) from error
 
 
@@ -56,8 +64,17 @@ class Database:
         connections: int = 5,
         statement_seconds: float = 15,
         kind: type[psycopg.Connection[Any]] = psycopg.Connection,
+        idle_seconds: float = 0,
     ) -> None:
-        """`kind` says how a connection waits."""
+        """`kind` says how a connection waits.
+
+        `idle_seconds`: after so long without a statement the server ends a transaction, and with it the locks
+        of a process that stands still or cannot be reached any more; 0: never.
+        """
+        options = {
+            "statement_timeout": statement_seconds,
+            "idle_in_transaction_session_timeout": idle_seconds,
+        }
         common: dict[str, Any] = {
             "hide_parameters": True,  # they hold prompts, and errors are logged
             "pool_size": connections,
@@ -66,7 +83,7 @@ class Database:
             "pool_use_lifo": True,
             "connect_args": {
                 **_CONNECT,
-                "options": f"-c statement_timeout={int(statement_seconds * 1000)}",
+                "options": " ".join(f"-c {name}={int(value * 1000)}" for name, value in options.items()),
             },
         }
         self.engine = create_engine(url, **common)

@@ -67,7 +67,12 @@ def make_celery(settings: Settings) -> Celery:
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
-        task_queues=[Queue(name, routing_key=name) for name in QueueName],  # type: ignore[no-untyped-call]
+        # no_ack: of a bell whose acknowledgement Redis did not live to hear, kombu would count for ever that
+        # it is being worked on, and who works on one at a time would hear no other
+        task_queues=[
+            Queue(name, routing_key=name, no_ack=True)  # type: ignore[no-untyped-call]
+            for name in QueueName
+        ],
         task_create_missing_queues=False,
         task_routes={task: {"queue": queue} for queue, task in DOORBELLS.items()}
         | {chore: {"queue": QueueName.CLERK} for chore in Chore},

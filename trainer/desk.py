@@ -59,9 +59,9 @@ class Desk:
     ) -> None:
         self._config, self._queue = config, queue
         self._begin, self._ended = begin, ended
-        self._database = Database(config.database, connections=1)
+        self._database = Database(config.database, connections=1, idle_seconds=config.lease_seconds)
         self._signals = make_signals(config)
-        beats = Database(config.database, connections=1, statement_seconds=config.heartbeat_seconds)
+        beats = Database(config.database, 1, config.heartbeat_seconds, idle_seconds=config.lease_seconds)
         self._keeper = Keeper(beats, config.lease, timedelta(seconds=config.heartbeat_seconds))
         self._work: Work | None = None
         self._awake = threading.Event()

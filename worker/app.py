@@ -41,7 +41,8 @@ class Worker:
 
     def __init__(self, config: Settings) -> None:
         self._config = config
-        self._database = Database(config.database, connections=4)  # intake, and three loaders
+        # intake, and three loaders
+        self._database = Database(config.database, connections=4, idle_seconds=config.lease_seconds)
         self._signals = make_signals(config)
         self._busy = threading.Event()
         self._roster = Roster(config, self._database, self._busy)
@@ -51,7 +52,9 @@ class Worker:
         meter.watch(self._roster.residents)
         self._teller = Teller(config.redis, self.intake)
         self._device = Device(self._busy)
-        self._beats = Database(config.database, connections=1, statement_seconds=config.heartbeat_seconds)
+        self._beats = Database(
+            config.database, 1, config.heartbeat_seconds, idle_seconds=config.lease_seconds
+        )
         self._last_words = Database(
             config.database, connections=1, statement_seconds=config.heartbeat_seconds
         )

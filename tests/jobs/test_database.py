@@ -83,3 +83,19 @@ def test_waiting_for_a_server_ends_when_it_answers_and_when_time_is_up(
     with pytest.raises(DatabaseUnavailable):
         gone.wait_until_up(60, worth_waiting=lambda: False)
     gone.close()
+
+
+def test_locks_of_who_stands_still_within_a_transaction_are_let_go(
+    settings: Settings, database: Database, owner: int
+) -> None:
+    still = Database(settings.database, connections=1, idle_seconds=0.2)
+    lock = text("SELECT 1 FROM owners WHERE id = :owner FOR UPDATE")
+    block = still.transaction()
+    connection = block.__enter__()
+    connection.execute(lock, {"owner": owner})
+    with database.transaction() as other:
+        assert other.execute(lock, {"owner": owner}).scalar_one() == 1  # waits until it is free
+    with pytest.raises(DatabaseUnavailable, match="idle"):
+        block.__exit__(None, None, None)
+    assert run(still, "SELECT 1") == 1
+    still.close()
