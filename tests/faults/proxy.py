@@ -1,6 +1,7 @@
 """A door before a server that delays, cuts, black-holes and half-replies either way, as it is told."""
 
 import contextlib
+import re
 import socket
 import struct
 import threading
@@ -30,7 +31,7 @@ class Fault:
     delay: float = 0.0  # seconds that every block waits
     drop: bool = False  # a black hole: taken, passed to nobody, and no connection ends
     cut_after: int | None = None  # bytes that still pass; then the connection is reset
-    once_sent: bytes = b""  # it begins only on a connection whose client has sent this
+    once_sent: bytes = b""  # a pattern: it begins only on a connection whose client has sent this
     times: int | None = None  # connections that it happens to; None: all
 
 
@@ -40,7 +41,7 @@ class _Line:
 
     client: socket.socket
     server: socket.socket
-    sent: bytes = b""  # the end of what the client sent
+    sent: bytes = b""  # the end of what the client sent since a fault was set
     seen: set[bytes] = field(default_factory=set)  # of what faults wait for, what it has sent
     hurt: dict[Way, Fault] = field(default_factory=dict)  # the faults that have begun on it
     left: dict[Way, int] = field(default_factory=dict)  # bytes that still pass before the cut
@@ -93,6 +94,9 @@ class Proxy:
         """From now on let this happen to all that goes that way, on connections old and new."""
         with self._lock:
             self._faults[way], self._used[way] = fault, 0
+            for line in self._lines:  # what was sent before does not count
+                line.sent = b""
+                line.seen.clear()
 
     def half_open(self) -> None:
         """What is connected now hangs for ever and nobody is told; new connections are well."""
@@ -176,9 +180,9 @@ class Proxy:
         """What happens to a block of this line; a fault that begins on it stays until it is cut or ends."""
         with self._lock:
             if way is Way.UP:
-                line.sent = line.sent[-200:] + block
+                line.sent = line.sent[-_BLOCK:] + block
                 for each in self._faults.values():
-                    if each.once_sent and each.once_sent in line.sent:
+                    if each.once_sent and re.search(each.once_sent, line.sent, re.DOTALL):
                         line.seen.add(each.once_sent)
             if (begun := line.hurt.get(way)) is not None:
                 return begun
