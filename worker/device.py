@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection
 
 import structlog
 
-from worker.breakdown import is_device_lost
+from jobs.errors import OutOfMemory
+from worker.breakdown import is_device_lost, is_out_of_memory
 from worker.lanes import Lane
 from worker.residents import Residents
 from worker.sequence import Sequence
@@ -101,4 +102,4 @@ def _attempt(
         if is_device_lost(error):
             raise  # whoever ends the process hands its jobs up
         lane.abandon()
-        failed(lane, error)
+        failed(lane, OutOfMemory("The device had no room.") if is_out_of_memory(error) else error)

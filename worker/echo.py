@@ -9,8 +9,11 @@ from worker.sequence import Sequence
 
 
 def is_echoed(sequence: Sequence) -> bool:
-    """Whether the log-probabilities of its prompt are wanted, which takes the logits of every prompt row."""
-    return sequence.echo and sequence.sampling.logprobs is not None
+    """Whether the log-probabilities of its prompt are wanted, which takes the logits of every prompt row.
+
+    One that has said something has them.
+    """
+    return sequence.echo and sequence.sampling.logprobs is not None and not sequence.tokens
 
 
 @dataclass(frozen=True)

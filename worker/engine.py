@@ -2,21 +2,24 @@
 
 import threading
 import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import TypeVar
 
+import structlog
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from jobs.errors import JobError, NumericalError, OutOfMemory
 from jobs.inputs import Sampling
-from worker.adapters import Adapter
 from worker.admission import check
+from worker.allowance import Allowance
+from worker.breakdown import is_out_of_memory
 from worker.decoding.sampling import Draw, sample
 from worker.due import Due
 from worker.hypotheses import Searches
 from worker.pace import Pace
-from worker.rows import Rows
+from worker.protocol import Model
 from worker.scheduler import Scheduler
 from worker.sequence import Sequence
 from worker.speculation import ROWS, Speculation
@@ -24,40 +27,12 @@ from worker.stopping import Stopping
 from worker.transfer import read, sent
 from worker.turn import Turn
 
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
 NOT_FINITE = "The model's logits for this sequence were not finite."
 WARM_UP_TOKENS = 6
-
-
-class Model(Protocol):
-    """What the engine needs of a language model."""
-
-    vocab_size: int
-    context: int  # the most tokens a slot can hold
-    eos_token_id: int
-    slot_bytes: int  # memory of a full slot
-    device: str  # where its logits are
-    exact_rows: bool  # a row's bits do not depend on which rows it came with
-
-    def reserve(self, slots: int) -> None:
-        """Make room for the K/V of so many sequences; all that was kept before is gone."""
-
-    def forward(self, rows: Rows) -> Tensor:
-        """fp32 logits [wanted, vocab] of the wanted rows, good until the next pass; K/V of all rows stay."""
-
-    def best(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """The same pass: only the likeliest token [wanted], and whether the row was finite [wanted]."""
-
-    def copy(self, moves: list[tuple[int, int]], positions: list[int]) -> None:
-        """Move i, (from, to), takes the first `positions[i]` positions along; all as if at once."""
-
-    def clear(self, slot: int) -> None:
-        """Forget a slot whose numbers were not finite, or may not have been."""
-
-    def adapt(self, adapter: Adapter) -> int:
-        """Keep a LoRA adapter; returns its number."""
-
-    def forget(self, adapter: int) -> None:
-        """Let an adapter go; its number may be given again."""
 
 
 class Engine:
@@ -84,6 +59,7 @@ class Engine:
         self._guesses = Speculation()
         self._guessing = speculate and model.exact_rows
         self._pace = Pace()
+        self._allowance = Allowance(slots, token_budget)
         self._lock = threading.Lock()  # for the two below
         self._inbox: list[Sequence] = []
         self._unwanted: set[Sequence] = set()
@@ -117,7 +93,7 @@ class Engine:
         """Slots that nobody holds or waits for."""
         with self._lock:
             asked = sum(sequence.sampling.num_beams for sequence in self._inbox)
-            return max(0, self.slots - self._scheduler.taken - asked)
+            return max(0, self._allowance.slots - self._scheduler.taken - asked)
 
     def warm_up(self) -> None:
         """Run the usual parts once, so that the first job does not pay for it. Raises what a step raises."""
@@ -138,17 +114,22 @@ class Engine:
         self.hear()
         self._scheduler.admit()
         began, talking = time.perf_counter(), len(self._scheduler.talking)
-        room = self._pace.load(talking, self.token_budget - talking)
+        room = self._pace.load(talking, self._allowance.rows - talking)
         turn = self._scheduler.gather(talking + room, self._guesses if self._may_guess() else None)
         finished: list[Sequence] = []
         if turn.rows.tokens:
+            fits = True
             try:
                 finished = self._run(turn)
-            except torch.OutOfMemoryError:
-                error = OutOfMemory("The device had no room for the batch.")
-                finished = self._fail(self._scheduler.submitted, error)
-            else:
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                fits = False  # when this block ends, what the pass held is let go with its traceback
+            if fits:
                 self._pace.learn(time.perf_counter() - began, talking, turn.load)
+                self._allow(self._allowance.learn)
+            else:
+                finished = self._retreat(turn)
         self.steps += 1
         return finished
 
@@ -175,6 +156,28 @@ class Engine:
             self._scheduler.add(newcomers)
         for sequence in unwanted:
             self._remove(sequence)
+
+    def _retreat(self, turn: Turn) -> list[Sequence]:
+        """The device had no room: the same again in half the slots. Returns who had ended or never fits."""
+        ended = [each for one in turn.due if one.finished for each in (one, *one.runners_up)]
+        running, less = self._scheduler.submitted, self._allow(self._allowance.halve)
+        log.warning("no room on the device", sequences=len(running), slots=self._allowance.slots)
+        if not less and running:
+            largest = max(running, key=lambda one: len(one.script) * one.sampling.num_beams)
+            ended += self._fail([largest], OutOfMemory("The device had no room for this sequence alone."))
+        for sequence in running:
+            self._searches.forget(sequence)
+        talked = turn.due if turn.drafts else turn.due[: turn.rows.decodes]
+        for slot in self._scheduler.retreat(set(talked)):
+            self.model.clear(slot)
+        self._due = self._sorted([])
+        return ended
+
+    def _allow(self, change: Callable[[int], T]) -> T:
+        """Let the allowance of slots change after a pass over those in use."""
+        done = change(len(self._scheduler.running))
+        self._scheduler.allowed = self._allowance.slots
+        return done
 
     def _may_guess(self) -> bool:
         """Whether few talk, and all of them talked in the last pass, and without logits."""

@@ -7,11 +7,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from jobs.catalog import ModelVersion
-from jobs.errors import JobError
+from jobs.errors import JobError, OutOfMemory
 from jobs.failpoints import failpoint
 from jobs.settings import ModelSource
 from worker import memory
 from worker.adapters import Adapter
+from worker.breakdown import is_out_of_memory
 from worker.engine import Engine
 from worker.loading import Description
 from worker.memory import Need
@@ -172,10 +173,10 @@ class Lane:
         gone: set[Sequence] = set()
         refused = []
         for sequence in list(self._newcomers):
-            if not self._adapt(engine, sequence):
-                break  # nor those behind it, or it could wait for ever
-            failpoint("before_first_token")
             try:
+                if not self._adapt(engine, sequence):
+                    break  # nor those behind it, or it could wait for ever
+                failpoint("before_first_token")
                 engine.submit(sequence)
             except JobError as error:
                 sequence.error, sequence.finished_at = error, time.monotonic()
@@ -195,7 +196,12 @@ class Lane:
         if number is None:
             if len(self._numbers) >= MOST_ADAPTERS and not self._forget_one(engine):
                 return False
-            number = engine.model.adapt(adapter)
+            try:
+                number = engine.model.adapt(adapter)
+            except (MemoryError, RuntimeError) as error:
+                if is_out_of_memory(error):
+                    raise OutOfMemory("The device had no room for this adapter.") from error
+                raise
         self._numbers[adapter] = sequence.adapter = number
         return True
 

@@ -23,10 +23,10 @@ from jobs import digests
 from jobs.errors import ModelUnavailable
 from worker import checkpoint
 from worker.cuda.model import CudaGPT2
-from worker.engine import Model
 from worker.kernels import refusal
 from worker.kernels.model import KernelGPT2
 from worker.model import GPT2, Architecture, Network
+from worker.protocol import Model
 from worker.quantize import saved
 from worker.quantize.codes import needed, quantized_weight
 from worker.quantize.methods import Method, choose_method

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from worker.echo import is_echoed
 from worker.prefixes import Prefixes, Source
@@ -22,6 +22,7 @@ class Scheduler:
 
     def __init__(self, slots: int, *, share: bool = True) -> None:
         """`share`: read a prefix that several prompts have only once."""
+        self.allowed = slots  # how many may be given away; who comes first gets what it needs in any case
         self.waiting: deque[Sequence] = deque()
         self.running: dict[Sequence, int] = {}  # to its slot, in the order of arrival; members too
         self.talking: list[Sequence] = []  # those who have read their prompt, in the order of their slots
@@ -43,7 +44,7 @@ class Scheduler:
 
     def admit(self) -> None:
         """Give free slots to those who have waited longest."""
-        while self.waiting and len(self._free) >= self.waiting[0].sampling.num_beams:
+        while self.waiting and self._has_room(self.waiting[0].sampling.num_beams):
             leader = self.waiting.popleft()
             self._seat(leader, self._choose_slot(leader))
             self._reading.append(leader)
@@ -75,6 +76,31 @@ class Scheduler:
         sequence.cached = sequence.shared = 0
         return slot
 
+    def retreat(self, talked: Collection[Sequence]) -> list[int]:
+        """A pass failed, and its rows count for nothing; returns the slots that were left.
+
+        Those who `talked` before it talk on, as many as are allowed in the order of their arrival. All others
+        wait again, before whoever waits already, to read again what they had read and said; beam searches
+        begin anew.
+        """
+        kept, left, back = 0, list[int](), list[Sequence]()
+        for sequence in self.submitted:
+            if kept < self.allowed and sequence in talked and sequence not in self.members:
+                sequence.cached = len(sequence.script) - 1
+                kept += 1
+                continue
+            if sequence in self.members:
+                sequence.tokens = []
+            left += [self._leave(member, finite=False) for member in self.members.pop(sequence, [sequence])]
+            sequence.cached = 0
+            if not sequence.tokens:
+                sequence.shared, sequence.prompt_logprobs = 0, []
+            back.append(sequence)
+        self.waiting.extendleft(reversed(back))
+        self.taken += sum(sequence.sampling.num_beams for sequence in back)
+        self._prefixes.forget()  # nobody knows how far the pass came
+        return left
+
     @property
     def submitted(self) -> list[Sequence]:
         """Those who run, without the members that beam searches made."""
@@ -99,6 +125,10 @@ class Scheduler:
             self._add_prompts(turn, budget - len(turn.rows.tokens))
         return turn
 
+    def _has_room(self, slots: int) -> bool:
+        used = len(self.running)
+        return len(self._free) >= slots and (not used or used + slots <= self.allowed)
+
     def _choose_slot(self, sequence: Sequence) -> int:
         """The free slot that holds most of the prompt already, otherwise the lowest."""
         source = self._find(sequence)
@@ -110,7 +140,7 @@ class Scheduler:
         return self._free[0]
 
     def _find(self, sequence: Sequence) -> Source | None:
-        if not self._share or is_echoed(sequence):
+        if not self._share or sequence.tokens or is_echoed(sequence):
             return None
         return self._prefixes.find(sequence, self.running.items())
 
@@ -175,7 +205,7 @@ class Scheduler:
         # one row at least, however much is copied: copies are made in a pass, and that needs a row
         for sequence, count in _shares(ready, max(1, room - turn.load)):
             turn.add_prompt(sequence, self.running[sequence], count)
-            if sequence.cached == len(sequence.prompt):
+            if sequence.cached == len(sequence.script):
                 self._reading.remove(sequence)
                 self._let_talk(sequence)
 
@@ -205,7 +235,7 @@ def _shares(ready: list[Sequence], room: int) -> Iterator[tuple[Sequence, int]]:
     if not ready:
         return
     first, *others = ready
-    left = {sequence: len(sequence.prompt) - sequence.cached for sequence in ready}
+    left = {sequence: len(sequence.script) - sequence.cached for sequence in ready}
     unasked = room - sum(left[sequence] for sequence in others)
     count = min(left[first], max(unasked, -(-room // 2)))
     yield first, count

@@ -49,6 +49,11 @@ class Sequence:
     shared: int = 0  # how many of those another sequence had computed
 
     @property
+    def script(self) -> list[int]:
+        """What is read before the next token: the prompt, and what was said if the reading begins anew."""
+        return self.prompt + self.tokens if self.tokens else self.prompt
+
+    @property
     def finished(self) -> bool:
         """Whether it has its text or its error."""
         return self.finished_at is not None

@@ -36,10 +36,10 @@ class Turn:
         self.places = rows.wanted.copy()
 
     def add_prompt(self, sequence: Sequence, slot: int, count: int) -> None:
-        """Add the next `count` rows of a prompt; its last one is due for the first token."""
+        """Add the next `count` rows of what a sequence reads; the last one is due for the next token."""
         start, wanted = sequence.cached, self.rows.wanted
         end = sequence.cached = start + count
-        prompt = sequence.prompt
+        prompt = sequence.script
         rows = self._add_chunk(sequence, slot, start, prompt[start:end])
         self.load += count
         if is_echoed(sequence):

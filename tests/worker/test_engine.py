@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import GPT2LMHeadModel
 
-from jobs.errors import InvalidPrompt, NumericalError, OutOfMemory
+from jobs.errors import InvalidPrompt, NumericalError
 from jobs.inputs import Sampling
 from tests.worker.conftest import (
     CONTEXT,
@@ -18,7 +18,6 @@ from tests.worker.conftest import (
     MakeEngine,
     Wrapped,
     equally_long,
-    finish,
     greedy,
     ours,
     random_gpt2,
@@ -231,30 +230,6 @@ def test_submit_and_drop_from_many_threads_lose_nothing(make_engine: MakeEngine)
     while any(thread.is_alive() for thread in clients) or not engine.idle:
         finished += engine.step()
     assert set(finished) == set(kept)
-
-
-def test_no_room_on_the_device_fails_the_batch_and_not_the_waiting(
-    gpt2: GPT2LMHeadModel, tokenizer: Tokenizer
-) -> None:
-    class Full(Wrapped):
-        full = True
-
-        def best(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-            if self.full:
-                raise torch.OutOfMemoryError("no room")
-            tokens: tuple[torch.Tensor, torch.Tensor] = self.inner.best(rows)
-            return tokens
-
-    model = Full(ours(gpt2))
-    engine = Engine(model, tokenizer, 2, 32)
-    sequences = [greedy([5 + number], 2) for number in range(3)]
-    for sequence in sequences:
-        engine.submit(sequence)
-    assert engine.step() == sequences[:2]
-    assert all(isinstance(sequence.error, OutOfMemory) for sequence in sequences[:2])
-    model.full = False
-    assert finish(engine) == sequences[2:]
-    assert sequences[2].error is None
 
 
 def test_abandon_empties_the_engine(make_engine: MakeEngine) -> None:

@@ -25,8 +25,9 @@ from jobs import logs, settings
 from jobs.errors import ModelUnavailable, NumericalError, PenstockError
 from jobs.inputs import Sampling
 from worker.checkpoint import weight_files
-from worker.engine import Engine, Model
+from worker.engine import Engine
 from worker.loading import load
+from worker.protocol import Model
 from worker.rows import Rows
 from worker.sequence import Sequence
 
