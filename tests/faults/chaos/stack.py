@@ -132,7 +132,7 @@ class Stack:
     def connect(self) -> "psycopg.Connection[tuple[object, ...]]":
         """A connection to PostgreSQL that passes no proxy. Raises OperationalError while it is down."""
         url = self.database_url.replace("+psycopg", "")
-        return psycopg.connect(url, autocommit=True, connect_timeout=3, options="-c statement_timeout=10000")
+        return psycopg.connect(url, autocommit=True, connect_timeout=3, options="-c statement_timeout=60000")
 
     def pid(self, name: str) -> int:
         """A program's process id, 0 while it is down."""
