@@ -84,8 +84,9 @@ class Heartbeat:
 
         A device that hangs keeps nothing.
         """
-        reached = self._intake.reached()
-        if self._stillness.look() > self._every or not reached:
+        reached, hangs = self._intake.reached(), self._stillness.look() > self._every
+        self._intake.moves = not hangs  # or it would claim again what is taken from it because it hangs
+        if hangs or not reached:
             return
         failpoint("before_heartbeat")
         with self._database.transaction() as connection:

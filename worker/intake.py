@@ -50,6 +50,7 @@ class Intake:
         self._worker = worker
         self._lease = lease
         self._max_failures = max_failures
+        self.moves = True  # the device, as far as the heartbeat sees
         self.streaming = threading.Event()  # set when a job begins whose tokens somebody reads
         self.suspect_began: Callable[[], None] = lambda: None
         self._works: dict[Claim, Work] = {}
@@ -147,7 +148,7 @@ class Intake:
         while not self._stopping.is_set():
             self.turns += 1
             with self._may_claim:
-                if self._turn() and not self._halted and self._is_worth_claiming():
+                if self._turn() and self.moves and not self._halted and self._is_worth_claiming():
                     self._claim()
             rung_or_ended = self._awake.wait(_POLL_SECONDS * random.uniform(0.8, 1.2))
             self._awake.clear()
