@@ -6,7 +6,7 @@ from http.server import ThreadingHTTPServer
 from typing import Literal
 
 import structlog
-from prometheus_client import REGISTRY, MetricsHandler
+from prometheus_client import REGISTRY, MetricsHandler, disable_created_metrics
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from jobs.settings import Settings
@@ -16,6 +16,9 @@ log = structlog.get_logger(__name__)
 Process = Literal["web", "worker", "trainer", "clerk", "sweeper"]
 OFFSETS: dict[Process, int] = {"web": 0, "worker": 1, "trainer": 2, "clerk": 3, "sweeper": 4}
 """From METRICS_PORT to the port of each process: all of them may share a machine."""
+
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each: nobody asked
 
 
 class _Server(ThreadingHTTPServer):

@@ -90,6 +90,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def free_ports(count: int) -> int:
+    """The first of so many free ones in a row."""
+    while True:
+        first = free_port()
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            continue
+        return first
+
+
 def start_stack(var_dir: Path, **environment: str) -> RunningStack:
     """Start `python -m stack.up`, as `make up` does, and wait until it says that it is up."""
     own = {
@@ -127,6 +140,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     shutil.copytree(ROOT / "models" / "starter", folder / "chatty")
     (folder / "chatty" / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     models = f"starter=models/starter,chatty={folder / 'chatty'}"
-    running = start_stack(folder / "var", MODELS=models, LEASE_SECONDS="4", HEARTBEAT_SECONDS="1")
+    short = {"LEASE_SECONDS": "4", "HEARTBEAT_SECONDS": "1"}
+    running = start_stack(folder / "var", MODELS=models, METRICS_PORT=str(free_ports(5)), **short)
     yield running
     assert running.stop() == 0

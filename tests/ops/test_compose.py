@@ -136,6 +136,15 @@ def test_a_drain_fits_into_the_time_docker_gives(name: str) -> None:
     assert SERVICES[name]["stop_grace_period"] == f"${{DRAIN_SECONDS:-{default:g}}}s10000ms"
 
 
+def test_metrics_are_for_a_private_network_alone() -> None:
+    shown = {name for name, service in SERVICES.items() if "metrics" in service.get("networks", ())}
+    assert shown == APP - ONE_SHOTS
+    assert STACK["networks"]["metrics"] == {"internal": True}
+    for name in shown:
+        assert "ports" not in SERVICES[name]
+        assert SERVICES[name]["environment"]["METRICS_PORT"] == "${METRICS_PORT:-9400}"
+
+
 def test_data_lies_in_named_volumes() -> None:
     assert SERVICES["postgres"]["image"] == "postgres:16"
     assert mounts("postgres")["postgres"] == "/var/lib/postgresql/data"
