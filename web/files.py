@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 
 from jobs import files, published
+from jobs.failpoints import failpoint
 from jobs.files import FileRecord, NewFile
 from jobs.queue import Chore
 from web import file_upload, idempotency, query
@@ -37,6 +38,7 @@ def create() -> Response:
         form, filename = file_upload.receive(writer, int(backend().settings.max_file_mb * 1_000_000))
         files.announce(backend().database, writer.name)
         artifact = offload(writer.keep)
+        failpoint("after_artifact")
         new = NewFile(owner_id(), filename, form.purpose, writer.size, artifact, form.life)
     record, again = _created(form, new)
     if record.status == "uploaded" and not again:
