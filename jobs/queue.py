@@ -2,13 +2,17 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
+from typing import Any
 
 import psycopg
+import redis
 from celery import Celery
 from celery.platforms import SecurityWarning
-from celery.signals import setup_logging
+from celery.signals import celeryd_after_setup, setup_logging
 from kombu.entity import Queue
 from sqlalchemy import Connection
 
@@ -18,9 +22,10 @@ from jobs.database import Database
 from jobs.failpoints import failpoint
 from jobs.records import JobRecord
 from jobs.settings import Settings
-from jobs.signals import Signals
+from jobs.signals import Signals, connect
 from jobs.submission import First
 
+_PREFIX = "penstock:"  # of everything that Celery keeps in Redis
 _DOORBELL_EXPIRES = timedelta(seconds=60)  # by then everybody has looked by themselves
 
 
@@ -85,7 +90,7 @@ def make_celery(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            "global_keyprefix": "penstock:",
+            "global_keyprefix": _PREFIX,
             # without these a half-open connection silences a worker for ever
             "socket_timeout": 5,
             "socket_connect_timeout": 2,
@@ -93,7 +98,17 @@ def make_celery(settings: Settings) -> Celery:
             "health_check_interval": 10,
         },
     )
+    celeryd_after_setup.connect(partial(_throw_bells_away, settings.redis), weak=False)
     return app
+
+
+def _throw_bells_away(redis_url: str, instance: Any, **_: object) -> None:
+    """Empty the lists that a process is about to hear: it looks for work by itself when it starts, and what
+    made Celery end before it, as malformed messages do, would end it again.
+    """
+    lists = [f"{_PREFIX}{queue}" for queue in instance.app.amqp.queues.consume_from]
+    with suppress(redis.RedisError, OSError), connect(redis_url) as client:
+        client.delete(*lists)
 
 
 def make_signals(settings: Settings) -> Signals:
