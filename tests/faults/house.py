@@ -22,7 +22,7 @@ from sqlalchemy import text
 from jobs import embedded
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
-from jobs.queue import QueueName
+from jobs.queue import DOORBELLS, QueueName, _queue_of, make_celery
 from jobs.settings import Settings
 from stack.migrate import migrate
 from stack.processes import _celery
@@ -144,6 +144,18 @@ class House:
     def redis(self) -> "redis.Redis":
         """A client of Redis, past every proxy."""
         return redis.Redis.from_url(self.settings.redis)
+
+    def ring(self, bell: str, times: int = 1) -> None:
+        """Ring a bell as web does, past every proxy."""
+        task = DOORBELLS[QueueName(bell)] if bell in DOORBELLS else bell
+        with make_celery(self.settings) as app:
+            for _ in range(times):
+                app.send_task(task, queue=_queue_of(bell))
+
+    def bells(self, queue: QueueName) -> int:
+        """How many bells wait to be heard."""
+        with self.redis() as client:
+            return int(client.llen(f"penstock:{queue}"))
 
     def signal_server(self, name: str, number: signal.Signals) -> None:
         """Send it to PostgreSQL or Redis, and to its children."""

@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from jobs.queue import DOORBELLS, QueueName, make_celery
-from jobs.settings import Settings
+from jobs.queue import DOORBELLS, QueueName
 from tests.conftest import wait_for
 from tests.faults.house import House
 from tests.faults.ledger import Ledger
@@ -81,16 +80,8 @@ def test_a_redis_that_is_killed_and_started_empty_finds_the_worker_back_within_1
 
 def hears_bells(house: House, bells: int = 1) -> None:
     """Return once the worker takes doorbells out of its list."""
-    ring(house, bells)
-    with house.redis() as client:
-        wait_for(lambda: client.llen(BELLS) == 0, 60)
-
-
-def ring(house: House, times: int) -> None:
-    """Ring the workers' doorbell, as web does."""
-    with make_celery(Settings(_env_file=None, var_dir=house.folder)) as app:  # type: ignore[call-arg]
-        for _ in range(times):
-            app.send_task(DOORBELLS[QueueName.GENERATE], queue=QueueName.GENERATE)
+    house.ring(QueueName.GENERATE, bells)
+    wait_for(lambda: house.bells(QueueName.GENERATE) == 0, 60)
 
 
 @pytest.mark.slow  # 20 s: kombu looks at a silent connection that seldom
@@ -115,7 +106,7 @@ def test_a_bell_whose_delivery_breaks_off_deafens_nobody(house: House, ledger: L
     worker = house.processes["worker"]
     hears_bells(house)
     worker.redis.fault(Way.DOWN, Fault(cut_after=20, once_sent=asked, times=1))
-    ring(house, 1)
+    house.ring(QueueName.GENERATE)
     ledger.submit(4)
     ledger.all_end()
     worker.redis.heal()
@@ -206,7 +197,7 @@ LETHAL = {
 def test_a_thousand_doorbells_for_the_same_work_run_nothing_twice(house: House, ledger: Ledger) -> None:
     """Row 8."""
     ledger.submit(10, tokens=100)
-    ring(house, 1000)
+    house.ring(QueueName.GENERATE, 1000)
     ledger.submit(10, tokens=20)
     with house.redis() as client:
         wait_for(lambda: client.llen(BELLS) == 0, 60)
