@@ -194,25 +194,6 @@ def test_a_job_that_kills_its_worker_three_times_fails_alone(house: House, ledge
     assert "3 times" in shown["error"]["message"]
 
 
-def test_a_device_without_room_makes_smaller_batches_and_the_process_lives(
-    house: House, ledger: Ledger
-) -> None:
-    """Row 21."""
-    house.processes["worker"].signal(signal.SIGSTOP)
-    worker = house.worker([sys.executable, "-m", "tests.faults.crowded"])
-    ledger.submit(6, tokens=40)
-    rows = ledger.all_end()
-    assert {row.crashes for row in rows} == {0}
-    assert "no room" in worker.said
-    too_large = ledger.create(POISON, 4)
-    assert too_large.status == 200
-    ledger.submit(4, tokens=40)
-    wait_for(lambda: set(ledger.states()) <= {"succeeded", "failed"}, 60)
-    [failed] = [row for row in ledger.judge(("succeeded", "failed")) if row.state == "failed"]
-    assert (failed.id, failed.code, failed.crashes) == (too_large.body["id"], "out_of_memory", 0)
-    assert worker.lives
-
-
 def test_a_worker_that_is_told_to_end_finishes_what_fits_and_hands_back_the_rest_uncharged(
     house: House, ledger: Ledger
 ) -> None:

@@ -20,7 +20,7 @@ from tests.conftest import ROOT, wait_for
 from tests.trainer.conftest import JOB, Bench
 from trainer.child import _processes
 
-Start = Callable[[], "subprocess.Popen[bytes]"]
+Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
@@ -40,10 +40,14 @@ def start(bench: Bench, tmp_path: Path) -> Iterator[Start]:
         "DEVICE": "cpu",
     }
 
-    def begin() -> "subprocess.Popen[bytes]":
+    def begin(**more: str) -> "subprocess.Popen[bytes]":
         log = (tmp_path / "trainer.log").open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.trainer.app"], cwd=ROOT, env=clean | own, stdout=log, stderr=log
+            [sys.executable, "-m", "tests.trainer.app"],
+            cwd=ROOT,
+            env=clean | own | more,
+            stdout=log,
+            stderr=log,
         )
         log.close()
         started.append(process)
@@ -120,6 +124,20 @@ def test_a_trainer_that_is_killed_takes_its_child_along_and_another_goes_on(
     assert ended(bench) == State.SUCCEEDED
     assert "The training goes on from its checkpoint of step 3." in bench.messages()
     assert bench.row().output["trained_tokens"] == 90
+
+
+@pytest.mark.parametrize("point", ["before_checkpoint_row", "after_checkpoint_row", "before_settle_commit"])
+def test_a_trainer_that_is_killed_around_a_row_loses_no_checkpoint(
+    bench: Bench, start: Start, point: str
+) -> None:
+    bench.submit("checkpoint 3", "checkpoint 6", "done 9")
+    process = start(FAILPOINTS=f"{point}=kill")
+    assert process.wait(timeout=30) == -signal.SIGKILL
+    rescue(bench)
+    start()
+    assert ended(bench) == State.SUCCEEDED
+    assert "The training goes on from its checkpoint of step" in "".join(bench.messages())
+    assert (bench.row().attempt, bench.row().output["trained_tokens"]) == (2, 90)
 
 
 def test_the_folder_of_a_job_that_ended_is_removed(bench: Bench, start: Start) -> None:
