@@ -33,11 +33,6 @@ from jobs.states import SUSPECT_AFTER, State
 from jobs.tables import jobs
 
 
-def _most(slots: int) -> int:
-    """How far a claim looks: it passes over what others are taking at the same time."""
-    return 2 * slots + 16
-
-
 def claim(
     connection: Connection, queue: str, model: str, worker: str, lease: timedelta, slots: int
 ) -> list[ClaimedJob]:
@@ -48,14 +43,18 @@ def claim(
     free again with the commit.
     """
     given = {"queue": queue, "line": model, "worker": worker, "lease": lease.total_seconds()}
-    rows = _fair().rows(driver_of(connection), **given, slots=slots, most=_most(slots))
+    # twice what fits, of all owners together: others may take some at the same time
+    most = ordering.readable(2 * slots // _owners.get((queue, model), 1) + 4)
+    rows = _fair(most).rows(driver_of(connection), **given, slots=slots)
+    if rows:
+        _owners[queue, model] = rows[0][_ROW.index("owners")]
     return _claimed(rows)
 
 
 def claim_any(connection: Connection, queue: str, worker: str, lease: timedelta) -> ClaimedJob | None:
     """Take one due job of a queue, whatever its model, and a suspect too: the caller runs one at a time."""
     given = {"queue": queue, "line": "", "worker": worker, "lease": lease.total_seconds()}
-    found = _claimed(_fair_of_any().rows(driver_of(connection), **given, slots=1, most=_most(1)))
+    found = _claimed(_fair_of_any().rows(driver_of(connection), **given, slots=1))
     return found[0] if found else None
 
 
@@ -77,36 +76,41 @@ def waiting(connection: Connection, queue: str, models: Collection[str]) -> list
 
     The cost grows with the models and owners that have jobs, and not with these: hundreds may rest.
     """
-    wanted = connection.execute(_WAITING, {"queue": queue, "most": 1}).scalars()
+    wanted = connection.execute(_WAITING, {"queue": queue}).scalars()
     return [model for model in wanted if model in models]
 
 
+_owners: dict[tuple[str, str], int] = {}  # how many waited the last time: the more, the less is read of each
+_SEVERAL = 16  # jobs of an owner, in a queue whose jobs are taken one by one
 _TRUSTED = f"crashes < {SUSPECT_AFTER}"
 _SUSPECTED = f"{QUEUED} AND crashes >= {SUSPECT_AFTER} AND queue = :queue AND model = :line AND {DUE}"
 _SUSPECT_WAITS = text(f"SELECT 1 FROM jobs WHERE {_SUSPECTED} LIMIT 1")
+_ONE_MODEL = "SELECT 0, CAST(:queue AS text), CAST(:line AS text)"
+_ONE_QUEUE = "SELECT 0, CAST(:queue AS text)"
 _MODELS = f"""
-    SELECT queue, min(model), min(model) FROM jobs WHERE {QUEUED} AND queue = :queue GROUP BY queue
+    SELECT 1, queue, min(model) FROM jobs WHERE {QUEUED} AND queue = :queue GROUP BY queue
     UNION ALL
-    SELECT lines.queue, next.model, next.model FROM lines CROSS JOIN LATERAL (
+    SELECT lines.n + 1, lines.queue, next.model FROM lines CROSS JOIN LATERAL (
         SELECT model FROM jobs WHERE {QUEUED} AND queue = lines.queue AND model > lines.model
         ORDER BY model LIMIT 1
     ) next"""
 _WAITING = text(
-    f"WITH RECURSIVE {ordering.in_order(_MODELS, DUE)}"
-    " SELECT ranked.line FROM ranked JOIN jobs USING (id) GROUP BY ranked.line ORDER BY min(jobs.created_at)"
+    f"WITH RECURSIVE {ordering.in_order(ordering.of_models(_MODELS), 1, DUE)}"
+    " SELECT jobs.model FROM heads JOIN jobs USING (id) GROUP BY jobs.model ORDER BY min(jobs.created_at)"
 )
 
 
-def _due(lines: str, which: str) -> TextClause:
+def _due(ranked: str) -> TextClause:
     """Locks up to `:slots` due jobs in the order of their turns."""
     return text(f"""
-        WITH RECURSIVE {ordering.in_order(lines, which)},
+        WITH RECURSIVE {ranked},
         next AS MATERIALIZED (
-            SELECT *, row_number() OVER (ORDER BY {BY_TURN}) AS place FROM ranked
-            ORDER BY {BY_TURN} LIMIT :most
+            SELECT *, row_number() OVER (ORDER BY {BY_TURN}) AS place FROM sure
         )
         SELECT jobs.id, jobs.width, next.tier, next.owner_id, next.tokens, next.place,
-            next.tier_tag, next.owner_tag, next.place < (SELECT count(*) FROM next) AS followed
+            next.tier_tag, next.owner_tag, (SELECT count(*) FROM flows) AS owners,
+            next.place < (SELECT count(*) FROM next)
+                OR EXISTS (SELECT FROM cut) AS followed
         FROM jobs JOIN next ON next.id = jobs.id
         WHERE jobs.{QUEUED}
         ORDER BY next.place LIMIT :slots FOR UPDATE OF jobs SKIP LOCKED
@@ -116,18 +120,20 @@ def _due(lines: str, which: str) -> TextClause:
 _DUE_COLUMNS: tuple[ColumnClause[Any], ...] = (
     *(column("id", Text), column("width", Integer), column("tier", Integer), column("owner_id", Integer)),
     *(column("tokens", Integer), column("place", Integer), column("tier_tag", Float)),
-    *(column("owner_tag", Float), column("followed")),
+    *(column("owner_tag", Float), column("owners", Integer), column("followed")),
 )
 
 
 @cache
-def _fair() -> Statement:
-    return _taking(_due(ordering.ONE_MODEL, f"{DUE} AND {_TRUSTED}"))
+def _fair(most: int) -> Statement:
+    flows = ordering.of_models(_ONE_MODEL)
+    return _taking(_due(ordering.in_order(flows, most, f"{DUE} AND {_TRUSTED}")))
 
 
 @cache
 def _fair_of_any() -> Statement:
-    return _taking(_due(ordering.ALL_MODELS, DUE))
+    flows = ordering.of_queues(_ONE_QUEUE)
+    return _taking(_due(ordering.in_order(flows, _SEVERAL, DUE, same="TRUE")))
 
 
 def _taking(locks: TextClause) -> Statement:
@@ -137,17 +143,24 @@ def _taking(locks: TextClause) -> Statement:
     slots = bindparam("slots", type_=Integer)
     fits = or_(line.c.filled <= slots, line.c.filled == line.c.width)  # what fits, and the first
     taken = select(line).where(fits).cte("taken")
-    moved = _to_running(jobs.c.id == taken.c.id, returning=(taken.c.place, taken.c.followed))
+    moved = _to_running(jobs.c.id == taken.c.id, returning=(taken.c.place, taken.c.owners, taken.c.followed))
     statement = moved.add_cte(_owners_accounts(taken), _tiers_accounts(taken))
-    return Statement(statement, "queue", "line", "worker", "lease", "slots", "most")
+    return Statement(statement, "queue", "line", "worker", "lease", "slots")
+
+
+_SUSPECT_COLUMNS: tuple[ColumnClause[Any], ...] = (
+    *(column("id", Text), column("place", Integer), column("owners", Integer), column("followed")),
+)
 
 
 @cache
 def _of_suspects() -> Statement:
-    found = text(f"SELECT id FROM jobs WHERE {_SUSPECTED} ORDER BY seq LIMIT 1 FOR UPDATE SKIP LOCKED")
-    due = found.columns(column("id", Text)).cte("due").prefix_with("MATERIALIZED", dialect="postgresql")
-    zero, no = func.coalesce(0).label("place"), func.coalesce(False).label("followed")
-    moved = _to_running(jobs.c.id == due.c.id, returning=(zero, no))
+    found = text(
+        f"SELECT id, 0 AS place, 1 AS owners, false AS followed FROM jobs WHERE {_SUSPECTED}"
+        " ORDER BY seq LIMIT 1 FOR UPDATE SKIP LOCKED"
+    )
+    due = found.columns(*_SUSPECT_COLUMNS).cte("due").prefix_with("MATERIALIZED", dialect="postgresql")
+    moved = _to_running(jobs.c.id == due.c.id, returning=(due.c.place, due.c.owners, due.c.followed))
     return Statement(moved, "queue", "line", "worker", "lease")
 
 
@@ -213,7 +226,7 @@ def _weight(taken: CTE) -> Any:
 
 _ROW = (
     *("id", "attempt", "state", "worker", "model", "input", "failures", "crashes", "width"),
-    *("place", "followed", "kind", "owner_id", "batch_id", "code"),
+    *("place", "owners", "followed", "kind", "owner_id", "batch_id", "code"),
 )
 
 
