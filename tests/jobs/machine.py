@@ -74,6 +74,8 @@ class Expected:
     attempt: int = 0
     failures: int = 0
     crashes: int = 0
+    reached: int = 0  # the most tokens that an attempt had
+    reached_at_death: int = 0
     wanted: bool = True
     due: bool = True
     expired: bool = False
@@ -85,6 +87,16 @@ class Expected:
     def move(self, state: State, code: str | None = None) -> None:
         self.state, self.expired = state, False
         self.moves.append((state, self.attempt, code, self.worker))
+
+    def die(self) -> State:
+        """Its worker has; returns where it goes. Who got further than ever is charged with this one alone."""
+        self.crashes = 1 if self.reached > self.reached_at_death else self.crashes + 1
+        self.reached_at_death = self.reached
+        to = State.CANCELLED if not self.wanted else State.FAILED if self.crashes >= 3 else State.QUEUED
+        self.code = {State.CANCELLED: None, State.FAILED: "poisoned"}.get(to, self.code)
+        self.due = True
+        self.move(to, "poisoned" if to is State.FAILED else None)
+        return to
 
 
 def _ending(claim: Claim, how: str) -> Ending:
@@ -166,16 +178,30 @@ class Lifecycle(RuleBasedStateMachine):
             return self._taken(taken, self._fitting(self._due(suspects=False), slots), worker)
 
     @precondition(lambda self: self.issued)
-    @rule(held=st.lists(claims, min_size=1, max_size=4))
-    def heartbeat(self, held: list[Claim]) -> None:
+    @rule(held=st.lists(claims, min_size=1, max_size=4), said=st.integers(0, 3))
+    def heartbeat(self, held: list[Claim], said: int = 0) -> None:
         owned = {claim for claim in held if self._owns(claim)}
+        reached = dict.fromkeys(held, said)
         with self.database.transaction() as connection:
-            lost, unwanted = self.lifecycle.heartbeat(connection, held, LEASE)
+            lost, unwanted = self.lifecycle.heartbeat(connection, held, LEASE, reached)
         assert lost == set(held) - owned
         assert unwanted == {claim for claim in owned if not self.jobs[claim.job_id].wanted}
         for claim in owned:
-            self.jobs[claim.job_id].expired = False
+            job = self.jobs[claim.job_id]
+            job.expired, job.reached = False, max(job.reached, said)
             self.renewed.add(claim.job_id)
+
+    @precondition(lambda self: self.issued)
+    @rule(held=st.lists(claims, min_size=1, max_size=4))
+    def a_worker_gives_up(self, held: list[Claim]) -> None:
+        """It says so, which is as if the leases had run out; of some it does not know that they are lost."""
+        expected: dict[State, int] = {}
+        for claim in dict.fromkeys(held):
+            if self._owns(claim):
+                to = self.jobs[claim.job_id].die()
+                expected[to] = expected.get(to, 0) + 1
+        with self.database.transaction() as connection:
+            assert self.lifecycle.surrender(connection, held) == expected
 
     @precondition(lambda self: self.issued)
     @rule(ends=st.lists(st.tuples(claims, hows), min_size=1, max_size=4, unique_by=lambda end: end[0]))
@@ -213,11 +239,7 @@ class Lifecycle(RuleBasedStateMachine):
         for job in self.jobs.values():
             if job.state is not State.RUNNING or not job.expired:
                 continue
-            job.crashes += 1
-            to = State.CANCELLED if not job.wanted else State.FAILED if job.crashes >= 3 else State.QUEUED
-            job.code = {State.CANCELLED: None, State.FAILED: "poisoned"}.get(to, job.code)
-            job.due = True
-            job.move(to, "poisoned" if to is State.FAILED else None)
+            to = job.die()
             expected[to] = expected.get(to, 0) + 1
         with self.database.transaction() as connection:
             assert self.lifecycle.recover_lost(connection) == expected
@@ -242,6 +264,7 @@ class Lifecycle(RuleBasedStateMachine):
             row = self.seen.rows[name]
             found = (row.state, row.attempt, row.failures, row.crashes, row.cancel_requested_at is None)
             assert found == (job.state, job.attempt, job.failures, job.crashes, job.wanted), name
+            assert (row.reached, row.reached_at_death) == (job.reached, job.reached_at_death), name
             assert (row.worker, row.output) == (job.worker, job.output), name
             assert (row.error and row.error["code"]) == job.code, name
             assert self.seen.moves[name] == job.moves, "one event per move, in order"

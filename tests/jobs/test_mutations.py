@@ -85,6 +85,21 @@ MUTATIONS = {
         "else_=jobs.c.crashes)",
         [SUBMIT, CLAIM, DIE],
     ),
+    "a death after progress is the first": (
+        "jobs.c.reached > jobs.c.reached_at_death, 1",
+        "literal(False), 1",
+        [SUBMIT, CLAIM, DIE, CLAIM, ("heartbeat", [Claim("job0", 2)], 2), DIE],
+    ),
+    "progress counts once": (
+        '"reached_at_death": jobs.c.reached}',
+        '"reached_at_death": jobs.c.reached_at_death}',
+        [SUBMIT, CLAIM, ("heartbeat", [FIRST], 2), DIE],
+    ),
+    "an attempt that is behind another is no progress": (
+        "func.greatest(jobs.c.reached, locked.c.reached)",
+        "locked.c.reached",
+        [SUBMIT, CLAIM, ("heartbeat", [FIRST], 2), ("heartbeat", [FIRST], 1)],
+    ),
     "every move is logged": (".add_cte(log_of(moved, moved.c.code))", "", [SUBMIT, CLAIM]),
     "only its owner cancels a job": (
         "jobs.c.id == job_id, jobs.c.owner_id == owner_id",

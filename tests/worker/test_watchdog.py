@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from sqlalchemy import update
 from tokenizers import Tokenizer
 
-from jobs import lifecycle
+from jobs import lifecycle, submission
 from jobs.database import Database
 from jobs.settings import Settings
 from jobs.states import State
+from jobs.tables import jobs
 from tests.conftest import wait_for
 from tests.jobs import samples
 from tests.worker.whole import LEASE, Bench, slow_down, working
@@ -116,11 +118,14 @@ def test_a_database_that_does_not_answer_holds_nobody_up(
 ) -> None:
     monkeypatch.setattr("worker.watchdog._HAND_UP_SECONDS", 0.1)
     monkeypatch.setattr("worker.watchdog._RESULTS_SECONDS", 0.1)
-    monkeypatch.setattr(lifecycle, "surrender", lambda *_: time.sleep(1))
+    answer = threading.Event()
+    monkeypatch.setattr(lifecycle, "surrender", lambda *_: {State.QUEUED: answer.wait(10)})
     start = time.monotonic()
     Watchdog(bench.database, bench.intake, LEASE).give_up()
-    assert time.monotonic() - start < 0.9
+    assert time.monotonic() - start < 5
     assert exits == [1]
+    answer.set()
+    wait_for(lambda: not any(thread.name == "last words" for thread in threading.enumerate()))
 
 
 def test_a_thread_that_stands_still_ends_the_process(bench: Bench, exits: list[int]) -> None:
@@ -148,6 +153,26 @@ def test_a_thread_that_dies_ends_the_process_and_gives_its_jobs_to_others(
     row = samples.row(bench.database, "a")
     assert (row.state, row.crashes) == (State.QUEUED, 1)
     gate.release(60)
+
+
+def test_how_far_a_suspect_has_come_is_told_many_times_a_second(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.heartbeat, "_every", 1000.0)
+    bench.start(bench.heartbeat.run)
+    gate = hang(bench, monkeypatch, steps=50)
+    bench.ended("a")
+    assert samples.row(bench.database, "a").reached == 0, "others tell it with their leases"
+    task = {"prompts": ["hello"], "sampling": {"max_tokens": 50, "seed": 1, "ignore_eos": True}}
+    with bench.database.transaction() as connection:
+        submission.submit(connection, samples.new(bench.owner, "suspect", input=task))
+        connection.execute(update(jobs).where(jobs.c.id == "suspect").values(crashes=2))
+    wait_for(lambda: bench.state("suspect") == State.RUNNING)
+    for tokens in range(1, 4):
+        gate.release()
+        wait_for(lambda tokens=tokens: samples.row(bench.database, "suspect").reached >= tokens)
+    gate.release(60)
+    bench.ended("suspect")
 
 
 @pytest.mark.parametrize(
