@@ -67,13 +67,11 @@ def make_celery(settings: Settings) -> Celery:
     """The Celery application: JSON, no results, bounded sockets, and nothing held while work runs."""
     # it warns of root because of pickle, which nobody here accepts
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    app = Celery("penstock", broker=_broker_url(settings.redis))
+    app = Celery("penstock", broker=_broker_url(settings.redis), task_cls="jobs.bells:Bell")
     app.conf.update(
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
-        # no_ack: of a bell whose acknowledgement Redis did not live to hear, kombu would count for ever that
-        # it is being worked on, and who works on one at a time would hear no other
         task_queues=[
             Queue(name, routing_key=name, no_ack=True)  # type: ignore[no-untyped-call]
             for name in QueueName
