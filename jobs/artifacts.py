@@ -6,13 +6,13 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from io import UnsupportedOperation
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -171,6 +171,24 @@ class ArtifactStore:
         with _storage(), suppress(FileNotFoundError):
             self._files.rm_file(self._path(name))
 
+    def older(self, age: timedelta) -> Iterator[list[str]]:
+        """The names of the artifacts that came so long ago, a folder of them at a time.
+
+        Raises:
+            StorageFailed: the store is out of reach.
+        """
+        with _storage():
+            folders = self._files.ls(self._root, detail=False) if self._files.exists(self._root) else []
+        for folder in folders:
+            with _storage(), suppress(FileNotFoundError, NotADirectoryError):
+                found = self._files.ls(folder, detail=True)
+                names = {PurePosixPath(one["name"]).name: one for one in found if one["type"] == "file"}
+                yield [
+                    name
+                    for name, one in names.items()
+                    if _NAME.fullmatch(name) and _age_of(one) > age.total_seconds()
+                ]
+
     def remove_abandoned(self, age: timedelta) -> int:
         """Remove what writers left that were killed so long ago; return how many.
 
@@ -243,6 +261,13 @@ def _names_to_disk(folder: PurePosixPath) -> None:
             os.fsync(opened)
         finally:
             os.close(opened)
+
+
+def _age_of(listed: Mapping[str, Any]) -> float:
+    """Seconds since what a listing names was written: a folder and S3 say so in their own ways."""
+    if "mtime" in listed:
+        return time.time() - float(listed["mtime"])
+    return _age(listed["LastModified"])
 
 
 def _age(moment: datetime) -> float:

@@ -250,6 +250,27 @@ def prune(database: Database, store: ArtifactStore) -> int:
     return total
 
 
+def loosen_orphans(database: Database, store: ArtifactStore) -> int:
+    """Find the artifacts of over a day that no row names and nobody knows to be loose; return how many.
+
+    Whoever was killed, or a dump that was restored, may have left some. They are looked at again, and then
+    removed, as all loose ones are.
+
+    Raises:
+        StorageFailed: the store is out of reach.
+    """
+    total = 0
+    for names in store.older(_ABANDONED):
+        for first in range(0, len(names), _ROWS):
+            with database.transaction() as connection:
+                some = set(names[first : first + _ROWS])
+                for column in (*_NAMING, loose_artifacts.c.artifact):
+                    some -= set(connection.execute(select(column).where(column.in_(some))).scalars())
+                loosen(connection, sorted(some))
+            total += len(some)
+    return total
+
+
 def _remove_loose(database: Database, store: ArtifactStore) -> bool:
     """Look at one artifact, and hold its mark meanwhile: `keep` waits for that, and puts the bytes anew."""
     with database.transaction() as connection:
@@ -257,13 +278,7 @@ def _remove_loose(database: Database, store: ArtifactStore) -> bool:
         artifact = connection.execute(due).scalar()
         if artifact is None:
             return False
-        columns = (
-            files.c.artifact,
-            model_versions.c.tokenizer,
-            model_files.c.artifact,
-            checkpoint_files.c.artifact,
-        )
-        named = or_(*(exists().where(column == artifact) for column in columns))
+        named = or_(*(exists().where(column == artifact) for column in _NAMING))
         if not connection.execute(select(named)).scalar():
             store.remove(artifact)
         connection.execute(delete(loose_artifacts).where(loose_artifacts.c.artifact == artifact))
@@ -291,5 +306,12 @@ def _record(row: Row[Any]) -> FileRecord:
     return FileRecord(**{name: getattr(row, name) for name in FileRecord.__dataclass_fields__})
 
 
+_NAMING = (
+    files.c.artifact,
+    model_versions.c.tokenizer,
+    model_files.c.artifact,
+    checkpoint_files.c.artifact,
+)
+"""Every column that keeps an artifact."""
 _UNVALIDATED = files.c.status == "uploaded"
 _LONG_LOOSE = loose_artifacts.c.since < func.now() - _LOOSE

@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 
 _UNSERVED = timedelta(days=1)  # a job for a model that no worker offers any more
 _ROWS = 1000  # that one transaction fails, so that no lock is held for long
+_PRUNE_SECONDS = 3600.0
 _ROUNDS = 20  # of those in one sweep: who lost a lease must not wait
 
 _CHORES: dict[Chore, Callable[[Connection], bool]] = {
@@ -114,11 +115,14 @@ def main() -> None:
     watcher.start()
     prometheus.serve("sweeper", config)
     log.info("ready")
-    trust_leases_from = 0.0
+    trust_leases_from = prune_at = 0.0
     while not stopped.wait(min(5.0, config.lease_seconds / 6) * random.uniform(0.8, 1.2)):
         try:
             trust_leases = time.monotonic() >= trust_leases_from
             sweep(database, signals, timedelta(days=config.retention_days), trust_leases)
+            if time.monotonic() >= prune_at:
+                signals.ring(Chore.PRUNE)  # what no row tells of is looked for, too
+                prune_at = time.monotonic() + _PRUNE_SECONDS
         except DatabaseUnavailable as error:
             # nobody could renew a lease meanwhile: those who live get one lease of time to do so
             trust_leases_from = time.monotonic() + config.lease_seconds

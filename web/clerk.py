@@ -22,7 +22,7 @@ _validation = Alone(lambda: file_validation.work(_desk, _stopping.is_set))
 _small_reviews = Alone(lambda: fine_tuning_review.work(_desk, False, _stopping.is_set))
 _large_reviews = Alone(lambda: fine_tuning_review.work(_desk, True, _stopping.is_set))
 _delivery = Alone(lambda: messenger.deliver(_desk.database, config.webhook_allow_private))
-_pruning = Alone(lambda: retention.prune(_desk, timedelta(days=config.retention_days)))
+_pruning = Alone(retention.Pruner(_desk, timedelta(days=config.retention_days)).prune)
 worker_shutting_down.connect(lambda **_: _stopping.set(), weak=False)
 worker_init.connect(lambda **_: prometheus.serve("clerk", config), weak=False)
 
