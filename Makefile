@@ -10,7 +10,7 @@ TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' requirements.txt)
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help demo up key test test-space test-training chromium check format bench bench-web bench-batch bench-peers bench-engine bench-serving bench-trainer bench-idempotency chaos soak schemathesis starter clean
+.PHONY: help demo up key test test-space test-training test-faults chromium check format bench bench-web bench-batch bench-peers bench-engine bench-serving bench-trainer bench-idempotency chaos soak schemathesis starter clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -104,7 +104,10 @@ $(TRAINER_PEERS)/ready: bench/requirements-trainer-peers.txt
 
 KILLS ?= 20
 test-training: $(VENV)/ready-dev ## the slow tests of training: 20 kills at random moments (KILLS), two hosts, a killed trainer on the real stack
-	@TRAINING_KILLS=$(KILLS) $(BIN)/pytest -s -m slow
+	@TRAINING_KILLS=$(KILLS) $(BIN)/pytest -s -m slow tests/trainer tests/end_to_end
+
+test-faults: $(VENV)/ready-dev ## every row of the fault matrix that a test shows, the slow ones too (docs/promises.md)
+	@$(BIN)/pytest -m "slow or not slow" tests/faults tests/worker/test_cancel.py
 
 $(VENV)/packages: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -24,7 +24,7 @@ def house(_house: House) -> House:
     """Servers, web, worker, clerk and sweeper, all well, and no job."""
     _house.put_right()
     with _house.database.transaction() as connection:
-        for table in ("jobs", "creates", "outbox", "webhook_endpoints"):
+        for table in ("jobs", "creates", "outbox", "webhook_endpoints", "batches", "files"):
             connection.execute(text(f"DELETE FROM {table}"))
     return _house
 
