@@ -32,6 +32,7 @@ class Process:
     stop_signal: str
     stop_seconds: float
     at_once: bool  # or when told
+    rank: int = 0  # in its group: who has more is told to stop first
 
 
 def configuration(settings: Settings) -> str:
@@ -84,17 +85,25 @@ def _servers(settings: Settings) -> list[Process]:
     return servers
 
 
-def _app(settings: Settings) -> list[Process]:
-    python = sys.executable
-    commands = {
+def app_commands(python: str) -> dict[str, list[str]]:
+    """Penstock's own processes, as `Procfile` has them too; in this order they are told to stop.
+
+    Web refuses newcomers before anybody's work ends.
+    """
+    return {
         "web": [python, "-m", "gunicorn", "--config", "web/gunicorn.conf.py", "web.wsgi:app"],
         "worker": [python, "-m", "worker.app"],
         "trainer": [python, "-m", "trainer.app"],
         "clerk": _celery(python, "web.clerk", QueueName.CLERK),
         "sweeper": [python, "-m", "jobs.sweeper"],
     }
+
+
+def _app(settings: Settings) -> list[Process]:
+    commands = app_commands(sys.executable).items()
     return [
-        Process(name, command, "TERM", settings.stop_seconds, False) for name, command in commands.items()
+        Process(name, command, "TERM", settings.stop_seconds, at_once=False, rank=len(commands) - place)
+        for place, (name, command) in enumerate(commands)
     ]
 
 
@@ -109,6 +118,7 @@ def _program(process: Process, log: Path) -> dict[str, object]:
     return {
         "command": shlex.join(["setpriv", "--pdeathsig", process.stop_signal, *inner]),
         "autostart": str(process.at_once).lower(),
+        "priority": process.rank,
         "autorestart": "true",
         "startsecs": 1,
         "startretries": 1_000_000,  # a server that is away for an hour must find everybody still trying

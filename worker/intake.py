@@ -199,7 +199,8 @@ class Intake:
             stopping = WorkerStopping("The worker stopped before this job was done.")
             for work in unfinished:
                 self._end(work, work.output() if work.unwanted else stopping)
-        self._turn()
+        if self._turn() and unfinished:
+            self._signals.ring(QueueName.GENERATE)  # others take it now, not at their next look
         log.info("stopped", handed_back=len(unfinished))
 
     def _turn(self) -> bool:

@@ -145,6 +145,12 @@ def test_metrics_are_for_a_private_network_alone() -> None:
         assert SERVICES[name]["environment"]["METRICS_PORT"] == "${METRICS_PORT:-9400}"
 
 
+@pytest.mark.parametrize("name", sorted(APP - ONE_SHOTS))
+def test_the_servers_stop_after_whoever_needs_them(name: str) -> None:
+    """Compose stops in the reverse order of what depends on what."""
+    assert {"postgres", "redis"} <= SERVICES[name]["depends_on"].keys()
+
+
 def test_data_lies_in_named_volumes() -> None:
     assert SERVICES["postgres"]["image"] == "postgres:16"
     assert mounts("postgres")["postgres"] == "/var/lib/postgresql/data"

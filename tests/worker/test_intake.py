@@ -14,10 +14,11 @@ import torch
 from sqlalchemy import update
 from tokenizers import Tokenizer
 
-from jobs import submission
-from jobs.attempts import NewJob
+from jobs import lifecycle, submission
+from jobs.attempts import Claim, NewJob
 from jobs.database import Database
 from jobs.inputs import Replay
+from jobs.queue import QueueName
 from jobs.settings import Settings
 from jobs.states import State
 from jobs.tables import jobs
@@ -368,6 +369,34 @@ def test_our_own_stop_hands_jobs_back_uncharged(bench: Bench, monkeypatch: pytes
     bench.intake.stop(timedelta(0))
     row = samples.row(bench.database, "a")
     assert (row.state, row.attempt, row.failures, row.crashes) == (State.QUEUED, 1, 0, 0)
+    assert [job.claim for job in samples.claim(bench.database)] == [Claim("a", 2)], "it is due at once"
+    gate.release(60)
+
+
+def test_who_hands_jobs_back_rings_for_the_others(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, rung = slow_down(bench, monkeypatch), dict[str, State]()
+    bench.submit("a", max_tokens=50)
+    wait_for(lambda: bench.state("a") == State.RUNNING)
+    monkeypatch.setattr(bench.intake._signals, "ring", lambda bell: rung.update({bell: bench.state("a")}))
+    bench.intake.stop(timedelta(0))
+    assert rung == {QueueName.GENERATE: State.QUEUED}, "after the commit"
+    gate.release(60)
+
+
+def test_what_is_cancelled_while_the_worker_drains_keeps_its_text(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = slow_down(bench, monkeypatch)
+    bench.submit("a", max_tokens=50)
+    wait_for(lambda: bench.state("a") == State.RUNNING)
+    gate.release(2)
+    wait_for(lambda: bench.engine.steps >= 2)
+    with bench.database.transaction() as connection:
+        lifecycle.request_cancel(connection, "a", bench.owner)
+    bench.heartbeat.look()
+    bench.intake.stop(timedelta(0))
+    row = samples.row(bench.database, "a")
+    assert (row.state, row.output["output_tokens"]) == (State.CANCELLED, 2)
     gate.release(60)
 
 
