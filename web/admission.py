@@ -37,12 +37,14 @@ class _Line:
     accepted: Counter[tuple[int, int, int]] = field(default_factory=Counter)  # tokens by second, tier, owner
     by_tier: Counter[int] = field(default_factory=Counter)  # of those
     of_owners: dict[int, dict[int, int]] = field(default_factory=dict)  # what some have in the snapshot
+    room: dict[int, float] = field(default_factory=dict)  # tokens that may come before anybody reckons again
 
     def learn(self, totals: Sequence[Total], now: float) -> None:
         """Take in a snapshot; what was accepted before it is in it."""
         self.looked_at = now
         self.waiting = {total.tier: total for total in totals}
         self.of_owners.clear()
+        self.room.clear()
         self.measured_at = now - min((total.age for total in totals), default=0.0)
         self.rate = next((total.tokens_per_second for total in totals), None)
         if now - self.measured_at > _STALE_SECONDS:
@@ -58,6 +60,8 @@ class _Line:
         """A job was accepted."""
         self.accepted[int(time.monotonic()), tier, owner_id] += tokens
         self.by_tier[tier] += tokens
+        for one in self.room:
+            self.room[one] -= tokens
 
     def tokens(self, tier: int) -> int:
         """What waits in a tier."""
@@ -116,8 +120,12 @@ class Admission:
     def refusal_of(self, model: str, tier: Tier, owner_id: int) -> RateLimited | None:
         """The same of any work for a model."""
         line, limit = self._line(model), self._most[tier]
+        if line.room.get(tier, 0) > 0:
+            return None
         over = line.seconds(tier) - limit
         if over <= 0:
+            least = WEIGHTS[tier] / sum(WEIGHTS.values())  # of the rate, if all tiers come to wait
+            line.room[tier] = math.inf if line.rate is None else -over * line.rate * least
             return None
         if owner_id not in line.of_owners:
             with self._database.reading() as connection:
@@ -142,7 +150,9 @@ class Admission:
         """Looked at within the last second; while one request looks, others take what was known before."""
         if len(self._lines) > _MOST_LINES:
             self._lines.clear()
-        line = self._lines.setdefault(model, _Line())
+        line = self._lines.get(model)
+        if line is None:
+            line = self._lines[model] = _Line()
         now = time.monotonic()
         if now - line.looked_at >= _LOOK_SECONDS:
             line.looked_at = now  # before the look, or every request would
