@@ -12,23 +12,15 @@ class Eta:
 
     p50: datetime
     p90: datetime
-
-
-def expected_seconds(place: Place) -> float | None:
-    """How long a job takes from now on if all goes as of late; None where nothing is known of that."""
-    rate = place.rate
-    if rate is None:
-        return None
-    return place.tokens_ahead / rate.tokens_per_second + place.tokens / rate.stream_tokens_per_second
+    seconds: float  # from which both are made
 
 
 def of(place: Place) -> Eta | None:
-    """When it will have ended; None where nothing is known of its queue's speed."""
-    seconds = expected_seconds(place)
-    if seconds is None or place.rate is None:
+    """When a job will have ended if all goes as of late; None where nothing is known of its queue's speed."""
+    rate = place.rate
+    if rate is None:
         return None
+    seconds = place.tokens_ahead / rate.tokens_per_second + place.tokens / rate.stream_tokens_per_second
     now = datetime.now(UTC)
-    return Eta(
-        now + timedelta(seconds=seconds * place.rate.late50),
-        now + timedelta(seconds=seconds * place.rate.late90),
-    )
+    late50, late90 = (timedelta(seconds=seconds * late) for late in (rate.late50, rate.late90))
+    return Eta(now + late50, now + late90, seconds)

@@ -82,6 +82,10 @@ class GenerationInput(BaseModel):
     sampling: Sampling
     replay: Replay | None = None
 
+    def cost(self, prompt_tokens: int) -> int:
+        """The tokens of the prompts, and the most that may be written for them."""
+        return prompt_tokens + self.width * self.sampling.max_tokens
+
     @property
     def width(self) -> int:
         """Its sequences, each of which takes a slot: of a beam search the beams."""

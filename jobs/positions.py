@@ -69,9 +69,8 @@ def find(connection: psycopg.Connection, job_ids: Collection[str]) -> dict[str, 
 
 
 def _asked(*row: Any) -> Asked:
-    *about, per_second, of_a_stream, late50, late90 = row
-    rate = None if per_second is None else Rate(per_second, of_a_stream, late50, late90)
-    return Asked(*about, rate)
+    rate = None if row[9] is None else Rate(*row[9:])
+    return Asked(*row[:9], rate)  # type: ignore[call-arg]  # mypy takes a slice to be as long as it likes
 
 
 def _line(asked: Asked) -> tuple[str, str]:
@@ -152,7 +151,7 @@ _BACKLOG = Statement(
 
 @cache
 def _asking() -> Statement:
-    """How many jobs of its owner are before the first of those that are asked for: EXACT is enough to know."""
+    """How many jobs of an owner are before the first that is asked for: EXACT is enough to know."""
     before = f"""
         SELECT 1 FROM jobs WHERE jobs.{QUEUED} AND jobs.queue = asked.queue AND jobs.model = asked.model
             AND jobs.tier = asked.tier AND jobs.owner_id = asked.owner_id"""

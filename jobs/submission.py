@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from jobs import creates
+from jobs import creates, predictions
 from jobs.attempts import NewJob
 from jobs.creates import Create
 from jobs.encoding import encode
@@ -51,7 +51,9 @@ def submit_group(connection: psycopg.Connection, wanted: Sequence[First]) -> lis
     """As `submit`, of several that came at the same time and with what tells their repetitions."""
     written = {row[0]: row for row in _submission().rows(connection, given=_given(wanted))}
     accepted = [_accepted(one.job, written[one.job.id]) for one in wanted]
-    return placed(connection, accepted)
+    accepted = placed(connection, accepted)
+    predictions.note(connection, accepted)
+    return accepted
 
 
 def _given(wanted: Sequence[First]) -> str:

@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from jobs import backlog, gauges, outbox
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
+from jobs.rates import Rates
 
 log = structlog.get_logger(__name__)
 
@@ -22,6 +23,7 @@ class Watcher:
     def __init__(self, database_url: str) -> None:
         self._database = Database(database_url, connections=1, statement_seconds=_STATEMENT_SECONDS)
         self._schedule = backlog.Schedule()
+        self._rates = Rates()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
 
@@ -44,7 +46,8 @@ class Watcher:
         began = time.monotonic()
         try:
             with self._database.transaction() as connection:
-                backlog.measure(connection)
+                if backlog.measure(connection):
+                    self._rates.measure(connection)
         except IntegrityError:  # an owner was erased since the count began
             log.info("a snapshot was dropped, the next one is right")
         finally:

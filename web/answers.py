@@ -8,6 +8,13 @@ Values = dict[str, Any]
 T = TypeVar("T")
 
 
+class Eta(BaseModel):
+    """When a queued job will have ended, in Unix seconds: half of them by p50, nine of ten by p90."""
+
+    p50: float
+    p90: float
+
+
 class ErrorBody(BaseModel):
     """What was wrong, where, and what to do instead."""
 
@@ -93,6 +100,9 @@ class Response(BaseModel):
     usage: Values | None
     attempt: int
     queue_position: int | None
+    eta: Eta | None
+    priority: int
+    deadline: float | None
     receipt: Values | None
     queue_ms: float | None
     run_ms: float | None

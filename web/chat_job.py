@@ -35,8 +35,10 @@ def new_job(models: Models, who: Identity, asked: ChatRequest) -> NewJob:
         )
     turns = [prompts.turn(message.role, message.text, message.name) for message in asked.messages]
     prompt = prompts.rendered(models.tokenizers, model, turns, "messages")
-    room = model.context - models.tokenizers.count(model, prompt, "messages")
+    read = models.tokenizers.count(model, prompt, "messages")
+    room = model.context - read
     most = sampling.limit_of(asked, limit, room, room, limit_name)  # all of the room, as OpenAI's
     chosen = sampling.decide(asked, model, models.tokenizers, most, asked.alternatives)
     work = GenerationInput(prompts=(prompt,), n=asked.n, stream=asked.stream, sampling=chosen)
-    return choices.unkept("chatcmpl", KIND, who, model, work, user=asked.user, metadata=asked.metadata)
+    shown = {"user": asked.user, "metadata": asked.metadata}
+    return choices.unkept("chatcmpl", KIND, who, model, asked, work, read, **shown)

@@ -46,7 +46,14 @@ class ChoicesRequest(SampledRequest):
 
 
 def unkept(
-    prefix: str, kind: str, who: Identity, model: ModelVersion, work: GenerationInput, **shown: Any
+    prefix: str,
+    kind: str,
+    who: Identity,
+    model: ModelVersion,
+    asked: ChoicesRequest,
+    work: GenerationInput,
+    prompt_tokens: int,
+    **shown: Any,
 ) -> NewJob:
     """The job of a call that waits for its answer, which nobody can retrieve later; `shown` is echoed."""
     return NewJob(
@@ -57,6 +64,8 @@ def unkept(
         queue=QueueName.GENERATE,
         model=model.name,
         tier=Tier.INTERACTIVE,
+        tokens=work.cost(prompt_tokens),
+        **asked.urgency,
         request=shown,
         input=work.model_dump(mode="json"),
         width=work.width,

@@ -22,8 +22,9 @@ def new_job(models: Models, who: Identity, asked: CompletionRequest) -> NewJob:
     prompts = _prompts(model, asked)
     _check(asked, len(prompts))
     least = 0 if asked.max_tokens == 0 else 1
-    longest = max(models.tokenizers.count(model, prompt, "prompt", least) for prompt in prompts)
-    limit = sampling.limit_of(asked, asked.max_tokens, DEFAULT_COMPLETION_TOKENS, model.context - longest)
+    counts = [models.tokenizers.count(model, prompt, "prompt", least) for prompt in prompts]
+    room = model.context - max(counts)
+    limit = sampling.limit_of(asked, asked.max_tokens, DEFAULT_COMPLETION_TOKENS, room)
     chosen = sampling.decide(asked, model, models.tokenizers, limit, asked.alternatives)
     work = GenerationInput(
         prompts=prompts,
@@ -33,7 +34,7 @@ def new_job(models: Models, who: Identity, asked: CompletionRequest) -> NewJob:
         stream=asked.stream,
         sampling=chosen,
     )
-    return choices.unkept("cmpl", KIND, who, model, work, user=asked.user)
+    return choices.unkept("cmpl", KIND, who, model, asked, work, sum(counts), user=asked.user)
 
 
 def _check(asked: CompletionRequest, prompts: int) -> None:

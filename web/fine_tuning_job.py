@@ -64,6 +64,7 @@ def new_job(who: Identity, asked: FineTuningRequest, work: FinetuneInput) -> New
         queue=QueueName.TRAIN,
         model=asked.model,
         tier=Tier.STANDARD,
+        **asked.urgency,
         request={"metadata": asked.metadata, "user": asked.user},
         input=work.model_dump(mode="json"),
         webhook=own_webhook(asked.webhook, asked.webhook_events_filter, _EVENTS),

@@ -9,7 +9,7 @@ from jobs.errors import InvalidTrainingFile, InvalidValidationFile
 from jobs.finetunes import Checkpoint, Event
 from jobs.records import JobRecord
 from jobs.states import FINAL, State
-from web.times import cancel_ms
+from web.times import cancel_ms, standing
 
 _AT_FAULT = {InvalidTrainingFile.code: "training_file", InvalidValidationFile.code: "validation_file"}
 
@@ -50,6 +50,7 @@ def job_object(record: JobRecord, owner_id: int) -> dict[str, Any]:
         "tokenizer": work.get("tokenizer"),
         "attempt": record.attempt,
         "queue_position": record.queue_position,
+        **standing(record),
         "cancel_ms": cancel_ms(record),
     }
 

@@ -20,7 +20,7 @@ from jobs.finetune_input import PRESETS, Adapter, Architecture, Hyperparameters
 from jobs.inputs import MAX_FINETUNE_SEED
 from web.errors import BadRequest
 from web.query import Query
-from web.requests import Label, Metadata, Request
+from web.requests import Label, Metadata, UrgentRequest
 from web.webhook_requests import EventTypes, Url
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -130,7 +130,7 @@ Name = Annotated[str, Field(min_length=1, max_length=256)]
 FileId = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class FineTuningRequest(Request):
+class FineTuningRequest(UrgentRequest):
     """`POST /v1/fine_tuning/jobs`."""
 
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {"integrations": ([],)}

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, RootModel
 
-from web.answers import Listing, Page, Values
+from web.answers import Eta, Listing, Page, Values
 
 
 class DeletedFile(BaseModel):
@@ -129,6 +129,9 @@ class FineTuningJob(BaseModel):
     tokenizer: str | None
     attempt: int
     queue_position: int | None
+    eta: Eta | None
+    priority: int
+    deadline: float | None
     cancel_ms: float | None
 
 

@@ -1,6 +1,7 @@
 """What every request that generates may say, with its limits and defaults: parsed once at the door."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -20,6 +21,8 @@ from web.errors import BadRequest
 from web.refusals import Refusal
 
 MAX_INT = 2**31 - 1
+_LATEST = 4_102_444_800  # Unix seconds: the year 2100
+_LONGEST = 30 * 24 * 3600  # seconds
 MAX_MESSAGES = 2048
 """Of one request, as OpenAI's; tens of thousands would hold up everybody else while they are read."""
 
@@ -99,7 +102,25 @@ class Request(BaseModel):
         return refusals.foreign(name, value, cls.model_fields, cls.unsupported)
 
 
-class SampledRequest(Request):
+class UrgentRequest(Request):
+    """A request for a job that may wait."""
+
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0  # among the jobs of its owner, higher first
+    deadline: Annotated[int, Field(ge=0, le=_LATEST)] | None = None  # Unix seconds
+    max_queue_seconds: Annotated[float, Field(gt=0, le=_LONGEST)] | None = None
+
+    @property
+    def urgency(self) -> dict[str, Any]:
+        """The fields of a new job that say so: not begun by the earlier of the two, it fails."""
+        ends = []
+        if self.deadline is not None:
+            ends.append(datetime.fromtimestamp(self.deadline, UTC))
+        if self.max_queue_seconds is not None:
+            ends.append(datetime.now(UTC) + timedelta(seconds=self.max_queue_seconds))
+        return {"priority": self.priority, "deadline": min(ends, default=None)}
+
+
+class SampledRequest(UrgentRequest):
     """How each next token is chosen and when to stop, with the same names in every call that generates."""
 
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {"logprobs": (), "stream_options": ()}

@@ -11,7 +11,7 @@ from web.catalogue import Models
 from web.errors import NotFound
 from web.logprobs import of_text
 from web.response_request import ResponseRequest
-from web.times import times
+from web.times import standing, times
 
 _FINISHED = {State.SUCCEEDED: "completed", State.FAILED: "failed", State.CANCELLED: "cancelled"}
 _OURS = {
@@ -100,6 +100,7 @@ def response_object(record: JobRecord, logprobs: Sequence[Mapping[str, Any]]) ->
         # ours
         "attempt": record.attempt,
         "queue_position": record.queue_position,
+        **standing(record),
         "receipt": (record.output or {}).get("receipt"),
         "verification": (record.output or {}).get("verification"),
         **times(record),

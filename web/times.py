@@ -1,6 +1,7 @@
 """What the times of a job come to, in milliseconds of the database's clock."""
 
 from datetime import timedelta
+from typing import Any
 
 from jobs.records import JobRecord
 from jobs.states import State
@@ -27,3 +28,13 @@ def cancel_ms(record: JobRecord) -> float | None:
 
 def _milliseconds(span: timedelta) -> float:
     return round(span.total_seconds() * 1000, 1)
+
+
+def standing(record: JobRecord) -> dict[str, Any]:
+    """What a job says of its place in the queue beside the place; moments are Unix seconds."""
+    eta = record.eta
+    return {
+        "eta": eta and {"p50": round(eta.p50.timestamp(), 3), "p90": round(eta.p90.timestamp(), 3)},
+        "priority": record.priority,
+        "deadline": record.deadline and round(record.deadline.timestamp(), 3),
+    }

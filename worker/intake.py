@@ -52,7 +52,7 @@ class Intake:
         self._max_failures = max_failures
         self.moves = True  # the device, as far as the heartbeat sees
         self.streaming = threading.Event()  # set when a job begins whose tokens somebody reads
-        self.suspect_began: Callable[[], None] = lambda: None
+        self.began: Callable[[ClaimedJob], None] = lambda _: None  # called with each job that joins its batch
         self._works: dict[Claim, Work] = {}
         self._of: dict[Sequence, Work] = {}
         self._endings: deque[Ending] = deque()
@@ -253,14 +253,11 @@ class Intake:
     def _claim(self) -> None:
         self._claimed_at = time.monotonic()
         before = self._roster.served  # others may close a name between its job's claim and its begin
+        jobs, waiting = list[ClaimedJob](), list[str]()
         try:
-            with self._database.transaction() as connection:
-                jobs, waiting = self._claim_for_every_lane(connection)
-                if jobs:
-                    failpoint("before_claim_commit")
+            waiting = self._claim_for_every_lane(jobs)
         except DatabaseUnavailable as error:
             log.warning("cannot claim, database is out of reach", error=str(error))
-            return
         if jobs:
             failpoint("after_claim")
         for job in jobs:
@@ -268,26 +265,38 @@ class Intake:
         # only now, or a model could leave before it got the jobs that it was loaded for
         self._more |= self._roster.want(waiting)
 
-    def _claim_for_every_lane(self, connection: Connection) -> tuple[list[ClaimedJob], list[str]]:
-        """What was claimed, and the names that jobs waited for just before."""
-        queue, jobs = QueueName.GENERATE, list[ClaimedJob]()
+    def _claim_for_every_lane(self, jobs: list[ClaimedJob]) -> list[str]:
+        """Add what is claimed to `jobs`; returns the names that jobs waited for just before.
+
+        Raises:
+            DatabaseUnavailable: there may be some in `jobs` by then.
+        """
         self._more = False
-        self._roster.turn_away(connection)
+        self._roster.turn_away(self._database)
         with self._lock:
             if any(work.job.suspect for work in self._works.values()):
                 self._more = True
-                return [], []
-        if name := self._suspect(connection):
+                return []
+        with self._database.reading() as connection:
+            name, waiting = self._suspect(connection), self._waiting(connection)
+        if name:
             # it may take the process down: let everybody else finish first
             self._more = True
-            if self.claims():
-                return [], []
-            return claims.claim_suspect(connection, queue, name, self._worker, self._lease), []
-        waiting = self._waiting(connection)
+            if not self.claims():
+                jobs += self._take(claims.claim_suspect, name)
+            return []
         for lane in self._roster.residents.loaded:
             if not lane.drains:
-                jobs += self._claim_for(connection, lane, waiting)
-        return jobs, waiting
+                self._claim_for(lane, waiting, jobs)
+        return waiting
+
+    def _take(self, claim: Callable[..., list[ClaimedJob]], name: str, *slots: int) -> list[ClaimedJob]:
+        """Each claim is a transaction: two workers take for the same names in any order."""
+        with self._database.transaction() as connection:
+            taken = claim(connection, QueueName.GENERATE, name, self._worker, self._lease, *slots)
+            if taken:
+                failpoint("before_claim_commit")
+        return taken
 
     def _suspect(self, connection: Connection) -> str | None:
         """The loaded name that a suspect waits for. They are rare: asked once a second, and until claimed."""
@@ -306,23 +315,20 @@ class Intake:
                 names |= set(answering)
         return claims.waiting(connection, QueueName.GENERATE, names) if names else []
 
-    def _claim_for(self, connection: Connection, lane: Lane, waiting: list[str]) -> list[ClaimedJob]:
+    def _claim_for(self, lane: Lane, waiting: list[str], jobs: list[ClaimedJob]) -> None:
         """What fits into a lane's free slots, shared out among its names."""
         names = self._roster.names(lane)
         if len(names) > 1:
             names = [name for name in waiting if name in names]
-        jobs: list[ClaimedJob] = []
         free = lane.free
         for others, name in zip(reversed(range(len(names))), names, strict=True):
             share = -(-free // (others + 1))
             if share > 0:
-                arguments = (connection, QueueName.GENERATE, name, self._worker, self._lease, share)
-                claimed = claims.claim(*arguments)
+                claimed = self._take(claims.claim, name, share)
                 taken = sum(job.width for job in claimed)
                 self._more |= taken >= share or bool(claimed and claimed[-1].followed)
                 free -= taken
                 jobs += claimed
-        return jobs
 
     def _begin(self, job: ClaimedJob, before: Mapping[str, Served]) -> None:
         try:
@@ -337,8 +343,7 @@ class Intake:
             self._of.update((sequence, work) for sequence in work.sequences)
             # under the lock: dropped between the two it would run on for nobody
             work.served.lane.submit(work.submitted, work.served.adapter)
-        if job.suspect:
-            self.suspect_began()
+        self.began(job)
         if work.task.stream:
             self.streaming.set()
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import structlog
-from sqlalchemy import Connection
 
 from jobs import catalog, lifecycle
 from jobs.artifacts import ArtifactStore
@@ -139,13 +138,17 @@ class Roster:
             self._arrivals.want(names, self._could_not_open, self._changed)
         return bool(absent) or any(name not in served for name in names)
 
-    def turn_away(self, connection: Connection) -> None:
+    def turn_away(self, database: Database) -> None:
         """Fail the jobs that wait in vain for what was offered until it could not be had.
 
         To be called again and again: web takes some more until it has heard.
+
+        Raises:
+            DatabaseUnavailable: some are left.
         """
         for name, (reason, until) in list(self._withdrawn.items()):
-            lifecycle.fail_unloadable(connection, QueueName.GENERATE, name, reason)
+            with database.transaction() as connection:
+                lifecycle.fail_unloadable(connection, QueueName.GENERATE, name, reason)
             if time.monotonic() > until:
                 self._withdrawn.pop(name, None)
 

@@ -196,8 +196,7 @@ def test_a_model_that_turns_out_broken_when_it_is_needed_is_taken_back(
     assert "NaN" in reason(database, "two")
     assert list(roster.served) == ["one"]
     submit(database, owner, "late", "two")  # taken by a web that had not heard yet
-    with database.transaction() as connection:
-        roster.turn_away(connection)
+    roster.turn_away(database)
     for name in ("waits", "late"):
         row = samples.row(database, name)
         assert (row.state, row.error["code"]) == (State.FAILED, "model_unavailable")
