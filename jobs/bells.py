@@ -2,6 +2,8 @@
 
 from celery import Task
 from celery.worker.request import Request
+from kombu.transport.redis import Transport
+from redis.exceptions import OutOfMemoryError
 
 
 class Heard(Request):  # type: ignore[misc]  # Celery says nothing of its types
@@ -20,3 +22,9 @@ class Bell(Task):  # type: ignore[misc]
     """The class of all tasks."""
 
     Request = "jobs.bells:Heard"
+
+
+def endure_a_full_redis() -> None:
+    """Let a Celery worker take a Redis without memory for one that is away, and try again: it would end."""
+    if OutOfMemoryError not in Transport.connection_errors:
+        Transport.connection_errors = (*Transport.connection_errors, OutOfMemoryError)

@@ -16,7 +16,7 @@ from celery.signals import celeryd_after_setup, setup_logging
 from kombu.entity import Queue
 from sqlalchemy import Connection
 
-from jobs import submission
+from jobs import bells, submission
 from jobs.attempts import NewJob
 from jobs.database import Database
 from jobs.failpoints import failpoint
@@ -67,6 +67,7 @@ def make_celery(settings: Settings) -> Celery:
     """The Celery application: JSON, no results, bounded sockets, and nothing held while work runs."""
     # it warns of root because of pickle, which nobody here accepts
     warnings.filterwarnings("ignore", category=SecurityWarning)
+    bells.endure_a_full_redis()
     app = Celery("penstock", broker=_broker_url(settings.redis), task_cls="jobs.bells:Bell")
     app.conf.update(
         task_serializer="json",

@@ -31,6 +31,9 @@ def full(house: House) -> None:
     """Row 6."""
     with house.redis() as client:
         client.config_set("maxmemory", 1)
+    house.processes[
+        "worker"
+    ].redis.cut()  # so that it has to declare its queue again, for which there is no room
 
 
 @pytest.mark.parametrize("happens", [down, stopped, full])
@@ -47,6 +50,7 @@ def test_without_redis_creates_answer_within_a_second_and_every_job_runs_soon(
         ledger.submit(1)
         waits += [(row.started_at - row.created_at).total_seconds() for row in ledger.all_end()[-1:]]
     assert min(waits) <= 2
+    assert house.processes["worker"].lives
 
 
 def test_a_redis_that_is_emptied_again_and_again_loses_none_of_1000_jobs(
