@@ -33,7 +33,9 @@ class Killer:
         self._served_since: dict[str, tuple[int, float]] = {}  # (start, time.time()) by program
 
     def strike(self) -> Strike | None:
-        """Kill one of those that have served for a while, if there is any."""
+        """Kill one of those that have served for a while, if there is any, and work can come at all."""
+        if any(self._since(name) is None for name in ("web", "postgres")):
+            return None
         roles = {role(name) for name in self._ground.stack.programs} & set(_SHARES)
         ready = [each for each in roles if any(self._rested(name) for name in self._programs(each))]
         if not ready:
@@ -51,16 +53,20 @@ class Killer:
         return [name for name in self._ground.stack.programs if role(name) == wanted]
 
     def _rested(self, name: str) -> bool:
+        since = self._since(name)
+        return since is not None and time.time() >= since + _REST[role(name)]
+
+    def _since(self, name: str) -> float | None:
+        """When it was first seen to serve, time.time(); None while it does not."""
         program = self._ground.stack.programs[name]
         if not program.pid:
-            return False
+            return None
         start, since = self._served_since.get(name, (0, 0.0))
         if start != program.starts:
             if not self._serves(name):
-                return False
-            since = time.time()
-            self._served_since[name] = program.starts, since
-        return time.time() >= since + _REST[role(name)]
+                return None
+            start, since = self._served_since[name] = program.starts, time.time()
+        return since
 
     def _serves(self, name: str) -> bool:
         stack, started = self._ground.stack, self._ground.stack.programs[name].started_at
