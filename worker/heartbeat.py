@@ -7,6 +7,7 @@ from datetime import timedelta
 import structlog
 
 from jobs import lifecycle
+from jobs.attempts import ClaimedJob
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
 from jobs.failpoints import failpoint
@@ -18,6 +19,7 @@ log = structlog.get_logger(__name__)
 
 _REPEAT_OFFER = 60.0  # seconds
 _FOLLOW_SECONDS = 0.9  # so with every look; a cancel's hint asks for more of these
+_CLAIM_SECONDS = 10.0  # no job takes longer from its claim to its begin
 _LOOK_SECONDS = 1.0  # a cancel whose hint got lost is seen after this
 _SUSPECT_SECONDS = 0.1  # between beats while one runs: if its worker dies, what it had reached must be known
 
@@ -43,11 +45,15 @@ class Heartbeat:
         self._stillness = Stillness(pulse, 2 * self._every)
         self.turns = 0  # of `run`; whoever watches for a hang looks at this
         self._hinted = threading.Event()
-        intake.suspect_began = self._hinted.set
+        self._heard: dict[str, float] = {}  # lately: job, time.monotonic()
+        intake.began = self._begin
         self._stopped = threading.Event()
 
     def hear(self, job_ids: list[str]) -> None:
         """Somebody hinted that these were cancelled: ask SQL now instead of at the next look."""
+        now = time.monotonic()
+        recent = {job_id: at for job_id, at in self._heard.items() if now - at < _CLAIM_SECONDS}
+        self._heard = recent | dict.fromkeys(job_ids, now)
         if {claim.job_id for claim in self._intake.claims()} & set(job_ids):
             self._hinted.set()
 
@@ -78,6 +84,11 @@ class Heartbeat:
         """End the thread at once."""
         self._stopped.set()
         self._hinted.set()
+
+    def _begin(self, job: ClaimedJob) -> None:
+        """A suspect must be told of at once, and a hint may have come between a job's claim and its begin."""
+        if job.suspect or job.claim.job_id in self._heard:
+            self._hinted.set()
 
     def beat(self) -> None:
         """Renew every claim and say how far it has come; stop what was lost or is unwanted.
