@@ -7,7 +7,7 @@ from typing import Protocol
 
 import structlog
 
-from jobs import lifecycle, training
+from jobs import lifecycle, metrics, training
 from jobs.attempts import Claim
 from jobs.database import Database
 from jobs.errors import DatabaseUnavailable
@@ -78,6 +78,7 @@ class Keeper:
             lost, _ = lifecycle.heartbeat(connection, [attempt.claim], self._lease)
         self._beaten_at = began
         if lost:
+            metrics.LEASE_LOSSES.inc()
             log.warning("lease lost", job_id=attempt.claim.job_id, attempt=attempt.claim.attempt)
             attempt.wish(Wish.LOST)
             self._attempt = None
