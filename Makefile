@@ -10,7 +10,7 @@ TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' requirements.txt)
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help demo up key test test-space test-training test-faults chromium check format bench bench-web bench-batch bench-peers bench-engine bench-serving bench-trainer bench-idempotency chaos soak schemathesis starter clean
+.PHONY: help demo up key test test-space test-training test-faults chromium check format bench bench-web bench-batch bench-peers bench-engine bench-serving bench-trainer bench-queue bench-idempotency chaos soak schemathesis starter clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -100,6 +100,16 @@ $(TRAINER_PEERS)/ready: bench/requirements-trainer-peers.txt
 	@$(PYTHON) -m venv $(TRAINER_PEERS)
 	@$(TRAINER_PEERS)/bin/pip --disable-pip-version-check --quiet install --retries 1 --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) '$(TORCH)'
 	@$(TRAINER_PEERS)/bin/pip --disable-pip-version-check --quiet install -r $<
+	@touch $@
+
+QUEUE_PEERS ?= .venv-queue-peers
+export QUEUE_PEERS
+bench-queue: $(VENV)/ready-dev $(QUEUE_PEERS)/ready ## jobs that do nothing, beside plain Celery and procrastinate, in an environment of their own (ARGS="--rounds 5")
+	@$(BIN)/python -m bench.queue $(ARGS)
+
+$(QUEUE_PEERS)/ready: bench/requirements-queue-peers.txt
+	@$(PYTHON) -m venv $(QUEUE_PEERS)
+	@$(QUEUE_PEERS)/bin/pip --disable-pip-version-check --quiet install -r $<
 	@touch $@
 
 KILLS ?= 20
