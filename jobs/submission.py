@@ -89,6 +89,8 @@ def _accepted(job: NewJob, row: Sequence[Any]) -> JobRecord:
         finished_at=None,
         cancel_requested_at=None,
         available_at=available_at,
+        deadline=job.deadline,
+        priority=job.priority,
     )
 
 

@@ -82,6 +82,7 @@ def database(settings: Settings) -> Iterator[Database]:
             "model_versions",
             "trainers",
             "rates",
+            "tier_turns",
             "owners",
         ):  # the rest goes with them; TRUNCATE takes longer
             connection.execute(text(f"DELETE FROM {table}"))
