@@ -15,7 +15,7 @@ from tests.faults.ledger import Ledger
 from tests.faults.poisoned import POISON
 from tests.web.receiver import receiving
 
-MARGIN = 2.0  # seconds; the machine has others to serve
+MARGIN = 4.0  # seconds; the machine has others to serve
 LOOK = 1.2  # seconds between two looks of a worker for due jobs, at most
 KILLED = -signal.SIGKILL
 
