@@ -74,13 +74,13 @@ def pause(ground: Ground, least: float, most: float) -> None:
     time.sleep(ground.random.uniform(least, most))
 
 
-def wait_for(seen: Callable[[], bool], seconds: float) -> bool:
+def wait_for(seen: Callable[[], bool], seconds: float, every: float = 0.02) -> bool:
     """Whether it was seen in time."""
     deadline = time.monotonic() + seconds
     while not seen():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.02)
+        time.sleep(every)
     return True
 
 

@@ -106,7 +106,7 @@ class Load:
         self._ask(self._race(cancels)).result()
 
     def training_lag(self) -> int | None:
-        """How many steps the training under way would lose now; None where nobody knows."""
+        """As `Trainings.lag`."""
         return self._ask(self.trainings.lag()).result(10) if self.trainings else None
 
     def poison(self) -> "concurrent.futures.Future[Any]":

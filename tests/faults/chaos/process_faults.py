@@ -14,6 +14,7 @@ from tests.faults.chaos.stack import LEASE_SECONDS
 
 _POISONED_SECONDS = 150.0
 _FAILPOINT_SECONDS = 40.0
+_TRAINED_SECONDS = 120.0  # until the next checkpoint
 
 
 def kill_worker(ground: Ground, done: Strike) -> None:
@@ -109,10 +110,10 @@ def twin(name: str) -> Do:
 
 
 def kill_trainer(ground: Ground, done: Strike) -> None:
-    time.sleep(ground.random.uniform(0, 15))  # a training of a few steps needs that long to come to them
+    """Within a second after a new checkpoint was seen."""
     with suppress(TimeoutError, GaveUp):
-        lag = ground.load.training_lag()
-        done.said = "" if lag is None else f"{lag} steps since the last checkpoint"
+        wait_for(lambda: ground.load.training_lag() is not None, _TRAINED_SECONDS, every=0.5)
+    pause(ground, 0, 1)
     held = ground.witness.trained()
     kill(ground, done, "trainer")
     done.held = held

@@ -27,6 +27,7 @@ class Trainings:
         self._losses = b""  # the table of a training that nobody disturbed
         self.ended = 0
         self.stopping = False
+        self._answered = ("", 0)  # what `lag` spoke of last: a job and its newest checkpoint
         self.running = ""  # the id of the one that is under way
 
     async def learn(self) -> None:
@@ -49,12 +50,19 @@ class Trainings:
                 self._ledger.complain(Complaint.WRONG, self.running, said)
 
     async def lag(self) -> int | None:
-        """How many steps the one under way has made since its last checkpoint; None where nobody knows."""
+        """How many steps the one under way has made since its last checkpoint.
+
+        None while it has none that is newer than at the last answer: who dies again and again without coming
+        further is given up, and rightly.
+        """
         job = await self._client.get(f"{_JOBS}/{self.running}", _OWNER, self.running)
         kept = await self._client.get(f"{_JOBS}/{self.running}/checkpoints", _OWNER, self.running)
+        newest = max((each["step_number"] for each in kept["data"]), default=0)
         if job["status"] != "running" or not job["progress"]:
             return None
-        newest = max((each["step_number"] for each in kept["data"]), default=0)
+        if newest == 0 or (job["id"], newest) == self._answered:
+            return None
+        self._answered = (job["id"], newest)
         return int(job["progress"]["step"]) - newest
 
     @property
