@@ -12,7 +12,7 @@ from tests.faults.chaos.ledger import Ledger, Strike
 from tests.faults.chaos.stack import role
 
 _SHARES = {"web": 3.0, "worker": 2.0, "clerk": 2.0, "redis": 2.0, "postgres": 2.0}
-_REST = {"web": 2.0, "worker": 3.0, "clerk": 3.0, "redis": 1.0, "postgres": 4.0}
+_REST = {"web": 4.0, "worker": 3.0, "clerk": 3.0, "redis": 1.0, "postgres": 12.0}
 """Seconds that each is left alone once it serves, or nothing would ever be done that a death could spoil."""
 _ROWS = {row.fault: row for row in matrix.ROWS}
 _DEATHS = {
