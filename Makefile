@@ -10,7 +10,7 @@ TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' requirements.txt)
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help demo up key test test-space test-training test-faults chromium check format bench bench-web bench-batch bench-peers bench-engine bench-serving bench-trainer bench-queue bench-idempotency chaos soak schemathesis starter clean
+.PHONY: help demo up key test test-space test-training test-faults chromium check format bench bench-web bench-batch bench-peers bench-engine bench-serving bench-trainer bench-queue bench-idempotency bench-claims bench-eta chaos soak schemathesis starter clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -68,6 +68,12 @@ bench-batch: $(VENV)/ready-dev ## a batch of 5,000 and of 50,000 lines on an eng
 
 bench-web: $(VENV)/ready-dev ## what one web process takes and holds, over an empty route (ARGS="--only held")
 	@$(BIN)/python -m bench.web $(ARGS)
+
+bench-claims: $(VENV)/ready-dev ## what claims, places in the queue and creates cost behind 100 to 1,000,000 jobs (ARGS)
+	@$(BIN)/python -m bench.claims $(ARGS)
+
+bench-eta: $(VENV)/ready-dev ## how often jobs end by the times that they are told (ARGS="--loads 0.7 0.9 --seconds 120")
+	@$(BIN)/python -m bench.eta $(ARGS)
 
 bench-idempotency: $(VENV)/ready-dev ## cut 10,000 creates, send them again as the client does, and count duplicates and losses
 	@$(BIN)/python -m bench.idempotency

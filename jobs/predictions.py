@@ -9,14 +9,16 @@ import psycopg
 from jobs.records import JobRecord
 
 _NOTED_SECONDS = 0.2  # between two, in one process: a few hundred tell enough
-_NOTE = "INSERT INTO predictions (job_id, seconds, made_at) VALUES (%s, %s, clock_timestamp())"
+_NOTE = """
+    INSERT INTO predictions (job_id, seconds, made_at)
+    SELECT id, %s, clock_timestamp() FROM jobs WHERE id = %s FOR KEY SHARE"""
 _noted_at = float("-inf")  # time.monotonic()
 
 
 def note(connection: psycopg.Connection, accepted: Sequence[JobRecord]) -> None:
-    """Note one of these that are being accepted, by chance, unless one was noted just before."""
+    """Note one of these that were just accepted, by chance, unless one was noted just before."""
     global _noted_at
-    expected = [(one.id, one.eta.seconds) for one in accepted if one.eta is not None]
+    expected = [(one.eta.seconds, one.id) for one in accepted if one.eta is not None]
     if expected and time.monotonic() >= _noted_at + _NOTED_SECONDS:
         connection.execute(_NOTE, random.choice(expected))
         _noted_at = time.monotonic()

@@ -10,15 +10,17 @@ from typing import Any
 
 import psycopg
 import redis
+import structlog
 from celery import Celery
 from celery.platforms import SecurityWarning
 from celery.signals import celeryd_after_setup, setup_logging
 from kombu.entity import Queue
 from sqlalchemy import Connection
 
-from jobs import bells, submission
+from jobs import bells, predictions, records, submission
 from jobs.attempts import NewJob
 from jobs.database import Database
+from jobs.errors import DatabaseUnavailable
 from jobs.failpoints import failpoint
 from jobs.records import JobRecord
 from jobs.settings import Settings
@@ -26,6 +28,8 @@ from jobs.signals import Signals, connect
 from jobs.submission import First
 
 _PREFIX = "penstock:"  # of everything that Celery keeps in Redis
+log = structlog.get_logger(__name__)
+
 _DOORBELL_EXPIRES = timedelta(seconds=60)  # by then everybody has looked by themselves
 
 
@@ -147,8 +151,10 @@ def enqueue(
     with database.transaction() as connection:
         record = once(connection, write)
     failpoint("before_bell")
-    if record.id == job.id:
-        signals.ring(job.queue)
+    if record.id != job.id:
+        return record
+    [record] = _placed(database, [record])
+    signals.ring(job.queue)
     return record
 
 
@@ -171,10 +177,22 @@ def enqueue_group(
         waited_for = [one for one in waited_for if not one.gone()]
         made = _submitted(database, waited_for, committing) if waited_for else []
     failpoint("before_bell")
+    made = _placed(database, made)
     for queue in {one.job.queue for one in waited_for}:
         signals.ring(queue)
-    records = {record.id: record for record in made}
-    return [records.get(one.job.id) for one in wanted]
+    by_id = {record.id: record for record in made}
+    return [by_id.get(one.job.id) for one in wanted]
+
+
+def _placed(database: Database, accepted: list[JobRecord]) -> list[JobRecord]:
+    """With their places among all that are committed by now; without them if PostgreSQL has gone since."""
+    try:
+        with database.driver() as connection:
+            accepted = records.placed(connection, accepted)
+            predictions.note(connection, accepted)
+    except DatabaseUnavailable as error:
+        log.warning("accepted jobs go without their places", error=str(error))
+    return accepted
 
 
 def _submitted(

@@ -20,12 +20,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from jobs import creates, predictions
+from jobs import creates
 from jobs.attempts import NewJob
 from jobs.creates import Create
 from jobs.encoding import encode
 from jobs.moves import log_of, table_of
-from jobs.records import JobRecord, placed
+from jobs.records import JobRecord
 from jobs.statements import Statement, driver_of
 from jobs.states import State
 from jobs.tables import jobs
@@ -50,10 +50,7 @@ def submit(connection: Connection, job: NewJob) -> JobRecord:
 def submit_group(connection: psycopg.Connection, wanted: Sequence[First]) -> list[JobRecord]:
     """As `submit`, of several that came at the same time and with what tells their repetitions."""
     written = {row[0]: row for row in _submission().rows(connection, given=_given(wanted))}
-    accepted = [_accepted(one.job, written[one.job.id]) for one in wanted]
-    accepted = placed(connection, accepted)
-    predictions.note(connection, accepted)
-    return accepted
+    return [_accepted(one.job, written[one.job.id]) for one in wanted]
 
 
 def _given(wanted: Sequence[First]) -> str:

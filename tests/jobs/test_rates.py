@@ -6,15 +6,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import func, select, text, update
 
-from jobs import lifecycle, predictions, submission
+from jobs import lifecycle, predictions
 from jobs.attempts import Ending
 from jobs.database import Database
+from jobs.queue import enqueue
 from jobs.queue_tables import predictions as noted
 from jobs.queue_tables import rates
 from jobs.rates import Rates
 from jobs.records import JobRecord
 from jobs.tables import jobs
 from tests.jobs import samples
+from tests.jobs.test_queue import Bells
 
 _NOW = func.clock_timestamp()
 
@@ -25,8 +27,7 @@ def _every_job_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def submit(database: Database, owner: int, name: str, tokens: int = 100) -> JobRecord:
-    with database.transaction() as connection:
-        return submission.submit(connection, replace(samples.new(owner, name), tokens=tokens))
+    return enqueue(database, Bells(), replace(samples.new(owner, name), tokens=tokens))
 
 
 def end(database: Database, name: str, waited: float, ran: float) -> None:
