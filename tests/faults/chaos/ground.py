@@ -14,6 +14,8 @@ from tests.faults.chaos.load import Load
 from tests.faults.chaos.stack import Stack, role
 from tests.faults.chaos.witness import Witness
 
+_REDIS_SECONDS = 30.0  # for it to answer
+
 
 @dataclass(frozen=True)
 class Ground:
@@ -25,8 +27,10 @@ class Ground:
     random: random.Random
 
     def redis(self) -> "redis.Redis":
-        """A client that passes no proxy."""
-        return redis.Redis.from_url(self.stack.redis_url, socket_timeout=5)
+        """A client that passes no proxy, once Redis answers: it may have died for the fault before."""
+        client = redis.Redis.from_url(self.stack.redis_url, socket_timeout=5)
+        wait_for(lambda: _answers(client), _REDIS_SECONDS)
+        return client
 
     def a_worker(self) -> str:
         """One that runs, if any does."""
@@ -82,6 +86,13 @@ def wait_for(seen: Callable[[], bool], seconds: float, every: float = 0.02) -> b
             return False
         time.sleep(every)
     return True
+
+
+def _answers(client: "redis.Redis") -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
 
 
 @contextmanager

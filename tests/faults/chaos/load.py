@@ -43,7 +43,7 @@ Text = tuple[str, str, int]
 
 
 class Load:
-    """`run` has a thread of its own, with an event loop; the rest is for any thread."""
+    """Clients in an event loop that has a thread of its own; methods without `_` are for any thread."""
 
     def __init__(
         self, client: Client, ledger: Ledger, rate: float, seed: int, trainings: Trainings | None = None

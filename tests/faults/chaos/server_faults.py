@@ -81,7 +81,7 @@ def malformed(ground: Ground, _: Strike) -> None:
 
 def duplicates(ground: Ground, _: Strike) -> None:
     celery = make_celery(Settings(var_dir=ground.stack.var_dir, redis_url=ground.stack.redis_url))
-    with celery.connection_for_write() as connection:
+    with ground.redis(), celery.connection_for_write() as connection:
         for _again in range(_DUPLICATES):
             celery.send_task("worker.drain", queue=QueueName.GENERATE, connection=connection)
         for chore in Chore:
