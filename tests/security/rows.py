@@ -51,7 +51,12 @@ ROWS: dict[int, tuple[str, ...]] = {
         "tests/web/test_limits.py::test_a_redis_that_does_not_answer_costs_half_a_second_once",
         "tests/web/test_limits.py::test_a_key_has_only_so_many_jobs",
     ),
-    8: ("tests/security/test_flood.py::test_a_flood_of_one_owner_delays_another_s_first_job_by_a_few",),
+    8: (
+        "tests/security/test_flood.py::test_a_flood_of_one_owner_delays_another_s_first_job_by_a_few",
+        "tests/jobs/test_fairness.py::test_the_first_job_of_another_owner_does_not_wait_for_ten_thousand",
+        "tests/jobs/test_fairness.py::test_eight_owners_with_skewed_loads_get_the_same_tokens",
+        "tests/jobs/test_fairness.py::test_priority_orders_the_jobs_of_one_owner_and_nobody_elses",
+    ),
     9: (
         "tests/security/test_bodies.py::test_a_body_without_an_end_is_cut_off",
         "tests/security/test_bodies.py::test_a_length_or_a_coding_that_is_none_is_refused",
