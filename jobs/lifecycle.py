@@ -13,6 +13,7 @@ from sqlalchemy import (
     Float,
     FromClause,
     Integer,
+    Interval,
     Row,
     Select,
     Text,
@@ -26,6 +27,7 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSON
@@ -35,6 +37,7 @@ from jobs.attempts import Claim, Ending
 from jobs.errors import DeadlineExceeded, JobError, ModelUnavailable, Poisoned
 from jobs.moves import log_of, table_of
 from jobs.outbox import Event
+from jobs.queue_tables import backlog
 from jobs.states import POISONED_AFTER, State
 from jobs.tables import jobs, offers
 from jobs.usage import Spent
@@ -176,7 +179,7 @@ def fail_queued(connection: Connection, job_id: str, error: JobError) -> int:
 def fail_unserved(connection: Connection, queue: str, after: timedelta) -> int:
     """Fail jobs of a queue that waited longer than `after` for a model that no worker has any more."""
     error = ModelUnavailable("No worker offers this model any more.")
-    unserved = connection.execute(_unserved(), {"queue": queue}).scalars().all()
+    unserved = connection.execute(_unserved(), {"queue": queue, "before": after}).scalars().all()
     old = (jobs.c.queue == queue, jobs.c.created_at < _NOW - after)
     return sum(_fail_unserved(connection, error, *old, jobs.c.model == model) for model in unserved)
 
@@ -188,14 +191,21 @@ def fail_unloadable(connection: Connection, queue: str, model: str, reason: str)
 
 @cache
 def _unserved() -> Select[Any]:
-    """The models that queued jobs wait for and nobody offers: from one in the index to the next."""
-    queued = and_(jobs.c.state == literal_column("'queued'"), jobs.c.queue == bindparam("queue", type_=Text))
+    """The models that queued jobs wait for and nobody offers: from one in the index to the next.
+
+    Left out are those of which no job had waited for so long when they were counted: there may be a million.
+    """
+    asked = bindparam("queue", type_=Text)
+    queued = and_(jobs.c.state == literal_column("'queued'"), jobs.c.queue == asked)
     least = func.min(jobs.c.model).label("model")
     named = select(least).where(queued).cte("named", recursive=True)
     following = select(least).where(queued, jobs.c.model > named.c.model).scalar_subquery()
     named = named.union_all(select(following).where(named.c.model.is_not(None)))
     served = exists().where(offers.c.name == named.c.model, offers.c.version_id.is_not(None))
-    return select(named.c.model).where(named.c.model.is_not(None), ~served)
+    counted = (backlog.c.queue == asked, backlog.c.model == named.c.model)
+    oldest = select(func.min(backlog.c.oldest)).where(*counted).scalar_subquery()
+    waits = func.coalesce(oldest < _NOW - bindparam("before", type_=Interval), true())
+    return select(named.c.model).where(named.c.model.is_not(None), ~served, waits)
 
 
 def fail_overdue(connection: Connection, limit: int = 1000) -> list[str]:
@@ -244,7 +254,7 @@ def _fail_unserved(
     """At most `limit`, so that no statement lasts long: callers ask again and again."""
     served = exists().where(offers.c.name == jobs.c.model, offers.c.version_id.is_not(None))
     waiting = and_(jobs.c.state == literal_column("'queued'"), ~served, *which)
-    some = select(jobs.c.id).where(waiting).order_by(jobs.c.id).limit(limit)
+    some = select(jobs.c.id).where(waiting).limit(limit)
     ids = connection.execute(some.with_for_update(skip_locked=True)).scalars().all()
     if not ids:
         return 0

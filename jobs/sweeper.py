@@ -9,7 +9,7 @@ from datetime import timedelta
 from types import FrameType
 
 import structlog
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import Connection, and_, bindparam, func, literal_column, select
 
 from jobs import (
     batches,
@@ -92,8 +92,11 @@ def fail_overdue(database: Database, signals: Signals) -> int:
 
 def ring_for_waiting(connection: Connection, signals: Signals) -> list[str]:
     """Ring for every queue that has work due: retries, and any doorbell that got lost."""
-    due = and_(jobs.c.state == State.QUEUED, jobs.c.available_at <= func.now(), jobs.c.paused_at.is_(None))
-    queues = list(connection.execute(select(jobs.c.queue).where(due).distinct()).scalars())
+    # a bound state would hide the queue's index; of each queue one is looked for, however many wait
+    due = and_(jobs.c.state == literal_column("'queued'"), jobs.c.available_at <= func.now())
+    due = and_(due, jobs.c.paused_at.is_(None), jobs.c.queue == bindparam("queue"))
+    one = select(jobs.c.id).where(due).limit(1)
+    queues = [str(name) for name in QueueName if connection.execute(one, {"queue": str(name)}).first()]
     for queue in queues:
         signals.ring(queue)
     return queues
