@@ -59,6 +59,9 @@ def test_artifacts_that_no_row_names_go_after_a_day(
     pruner.prune()
     assert all(there(desk, orphan) for orphan in orphans), "somebody may put the same bytes just now"
     with offered.transaction() as connection:
+        noted = set(connection.execute(text("SELECT artifact FROM loose_artifacts")).scalars())
+    assert noted & {*orphans, young, needed, tokenizer} == set(orphans)
+    with offered.transaction() as connection:
         connection.execute(text("UPDATE loose_artifacts SET since = now() - interval '2 hours'"))
     pruner.prune()
     assert not any(there(desk, orphan) for orphan in orphans)
