@@ -95,7 +95,7 @@ starter: $(VENV)/ready ## train the starter model again, as a fine-tuning job, i
 	@$(BIN)/python -m trainer.starter.evaluate --model $(STARTER)/model
 
 clean: ## remove the virtual environments; var/ stays
-	rm -rf $(VENV) $(PEERS) $(OPENAI) $(SPACE)
+	rm -rf $(VENV) $(PEERS) $(OPENAI) $(SPACE) $(TRAINER_PEERS) $(QUEUE_PEERS)
 
 TRAINER_PEERS ?= .venv-trainer-peers
 export TRAINER_PEERS

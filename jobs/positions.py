@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from sqlalchemy import Text, bindparam, column, select, text
@@ -55,17 +55,27 @@ class Asked:
     rate: Rate | None
 
 
+_Stand = tuple[int | None, int | None]
+"""A place and the tokens before it; None where it is to be estimated."""
+_CLAIMED: _Stand = (1, 0)
+_FAR: _Stand = (None, None)
+
+
 def find(connection: psycopg.Connection, job_ids: Collection[str]) -> dict[str, Place]:
     """The places of those that are queued, by id."""
     if not job_ids:
         return {}
     found = {row[0]: _asked(*row) for row in _asking().rows(connection, ids=array(job_ids))}
-    exact = {name: (position, ahead) for name, position, ahead in _exact(connection, found.values())}
-    estimated = [one for one in found.values() if one.id not in exact]
+    near = [one for one in found.values() if one.own < EXACT]
+    stand = dict.fromkeys((one.id for one in near), _CLAIMED)  # of those that are gone by the next look
+    stand |= {name: (position, ahead) for name, position, ahead in _exact(connection, near)}
+    estimated = [one for one in found.values() if stand.get(one.id, _FAR)[0] is None]
     waiting = _snapshot(connection, estimated)
-    for one in estimated:
-        exact[one.id] = _estimate(waiting.get(_line(one), []), one)
-    return {name: Place(*exact[name], one.tokens, one.tier, one.rate) for name, one in found.items()}
+    stand |= {one.id: _estimate(waiting.get(_line(one), []), one) for one in estimated}
+    return {
+        name: Place(*cast(tuple[int, int], stand[name]), one.tokens, one.tier, one.rate)
+        for name, one in found.items()
+    }
 
 
 def _asked(*row: Any) -> Asked:
@@ -77,12 +87,11 @@ def _line(asked: Asked) -> tuple[str, str]:
     return asked.queue, asked.model if asked.queue == _OF_MODELS else ""
 
 
-def _exact(connection: psycopg.Connection, asked: Collection[Asked]) -> Iterator[tuple[str, int, int]]:
-    """Id, place and tokens before it of those that have at most EXACT jobs before them."""
-    near = [one for one in asked if one.own < EXACT]
+def _exact(connection: psycopg.Connection, near: Collection[Asked]) -> Iterator[tuple[str, *_Stand]]:
+    """Id, place and tokens before it of those that are queued still; None beyond EXACT."""
     of_queues = [one.id for one in near if one.queue != _OF_MODELS]
     if of_queues:
-        yield from (row[:3] for row in _placing_in_queues().rows(connection, ids=array(of_queues)) if row[1])
+        yield from (row[:3] for row in _placing_in_queues().rows(connection, ids=array(of_queues)))
     of_models = [one for one in near if one.queue == _OF_MODELS]
     if not of_models:
         return
@@ -93,7 +102,7 @@ def _exact(connection: psycopg.Connection, asked: Collection[Asked]) -> Iterator
     rows = _placing_in_models(most).rows(connection, ids=ids)
     if any(unsure for *_, unsure in rows):  # somebody has many small jobs before it
         rows = _placing_in_models(ordering.readable(EXACT)).rows(connection, ids=ids)
-    yield from (row[:3] for row in rows if row[1])
+    yield from (row[:3] for row in rows)
 
 
 def _snapshot(

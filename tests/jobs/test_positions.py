@@ -111,3 +111,16 @@ def test_a_job_that_came_after_the_count_is_said_to_be_behind_all_of_it(
         backlog.measure(connection)
     queue(database, *many(owners[1], "b", EXACT + 200, 10))
     assert places(database, [f"b{EXACT + 150}"])[f"b{EXACT + 150}"].position >= EXACT + 100
+
+
+def test_a_job_that_is_claimed_while_its_place_is_looked_up_was_the_next(
+    database: Database, owner: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples.submit(database, owner, ["a"])
+
+    def claimed_meanwhile(connection: object, near: object) -> list[object]:
+        samples.claim(database)
+        return []
+
+    monkeypatch.setattr(positions, "_exact", claimed_meanwhile)
+    assert places(database, ["a"])["a"].position == 1
