@@ -26,6 +26,8 @@ from stack.migrate import alembic_config
 
 SIZES = (100, 10_000, 1_000_000)
 _QUEUE, _MODEL, _OWNERS, _LEASE = "generate", "m", 8, timedelta(minutes=5)
+_JOB_TOKENS = (10, 20, 40, 80, 160, 320, 640, 1000)  # of each owner's jobs
+_EACH_TOKENS = 40_000  # of all jobs of an owner
 _FILL = """
     INSERT INTO jobs (id, owner_id, kind, queue, model, state, tier, tokens, stored, request, input)
     SELECT 'job' || n, 1 + n % :owners, 'response', :queue, :model, 'queued', n / :owners % 3,
@@ -58,6 +60,7 @@ def main() -> None:
             print(f"{name:20}{shown}{cut[SIZES[-1]][98] / cut[SIZES[0]][98]:12.2f}", flush=True)
         for database in databases.values():
             database.close()
+        print(f"Jain's index over 8 owners whose jobs cost 10 to 1,000 tokens: {fairness(url):.4f}")
 
 
 @contextmanager
@@ -131,6 +134,27 @@ def create(database: Database, number: int) -> float:
     with database.transaction() as connection:
         connection.execute(text("DELETE FROM jobs WHERE id = :id"), {"id": job.id})
     return seconds
+
+
+def fairness(url: str) -> float:
+    """Jain's index of the tokens that owners with skewed loads got while all of them had jobs waiting."""
+    database = filled(url, 0)
+    cost: dict[str, tuple[int, int]] = {}
+    for owner, size in enumerate(_JOB_TOKENS):
+        model = ("response", _QUEUE, _MODEL, Tier.STANDARD)
+        count = _EACH_TOKENS // size
+        jobs = [NewJob(f"{owner}-{n}", 1 + owner, *model, {}, {}, tokens=size) for n in range(count)]
+        cost |= {job.id: (owner, size) for job in jobs}
+        with database.transaction() as connection:
+            submission.submit_many(connection, jobs)
+    got = [0] * _OWNERS
+    while sum(got) < _EACH_TOKENS * _OWNERS / 3:
+        with database.transaction() as connection:
+            for job in claims.claim(connection, _QUEUE, _MODEL, "bench", _LEASE, 8):
+                owner, size = cost[job.claim.job_id]
+                got[owner] += size
+    database.close()
+    return sum(got) ** 2 / (_OWNERS * sum(tokens**2 for tokens in got))
 
 
 if __name__ == "__main__":
