@@ -83,6 +83,7 @@ def database(settings: Settings) -> Iterator[Database]:
             "trainers",
             "rates",
             "tier_turns",
+            "loose_artifacts",
             "owners",
         ):  # the rest goes with them; TRUNCATE takes longer
             connection.execute(text(f"DELETE FROM {table}"))

@@ -13,7 +13,7 @@ from web.reader import Delta
 from web.streaming import event, tokenizer_of
 
 _AT_THE_END = (
-    *("attempt", "queue_position", "receipt", "verification"),
+    *("attempt", "queue_position", "eta", "receipt", "verification"),
     *("queue_ms", "run_ms", "engine_ms", "cancel_ms"),
 )
 """Of a response: what changes until it has ended, so that a stream shows it with the last event only."""

@@ -39,7 +39,7 @@ def test_a_clock_that_jumps_by_an_hour_on_a_worker_takes_no_job_from_it(
     clock.write_bytes(struct.pack("q", 0))
     wrong = {"LD_PRELOAD": str(shim), "CLOCK_OFFSET": str(clock)}
     house.restart("sweeper", **wrong)
-    worker = house.restart("worker", FAILPOINTS="in_step=sleep:0.03", **wrong)
+    worker = house.restart("worker", FAILPOINTS="in_step=sleep:0.06", **wrong)
     ledger.submit(4, tokens=100)  # longer than a lease
     wait_for(lambda: "running" in ledger.states(), every=0.005)
     with clock.open("r+b") as file:  # in place: the processes have it in their memory

@@ -97,19 +97,25 @@ def test_a_half_open_connection_stays_so_while_new_ones_are_well(proxy: Proxy) -
             said_back(old, b"lost")
 
 
+def is_over(client: socket.socket) -> bool:
+    """Whether the connection was ended, with or without a farewell."""
+    try:
+        return client.recv(10) == b""
+    except ConnectionError:
+        return True
+
+
 def test_a_cut_ends_what_is_open_and_a_refusal_what_comes(proxy: Proxy) -> None:
     with connect(proxy) as client:
         assert said_back(client, b"a") == b"a"
         proxy.cut()
-        with pytest.raises(ConnectionError):
-            client.recv(10)
+        assert is_over(client)
     with connect(proxy) as client:
         assert said_back(client, b"a") == b"a"
         proxy.refuse()
-        with pytest.raises(ConnectionError):
-            client.recv(10)
-    with connect(proxy) as client, pytest.raises(ConnectionError):
-        said_back(client, b"a")
+        assert is_over(client)
+    with connect(proxy) as client:
+        assert is_over(client)
     proxy.heal()
     with connect(proxy) as client:
         assert said_back(client, b"a") == b"a"

@@ -117,7 +117,7 @@ def test_after_redis_was_away_everything_is_told_again(
 ) -> None:
     monkeypatch.setattr(teller, "_BREAK_SECONDS", 0.01)
     talk.sequences[0].tokens += [5, 6]
-    wait_for(lambda: tokens(client, "resp_a") == [5, 6])
+    wait_for(lambda: tokens(client, "resp_a") == [5, 6] and told._told)
     client.flushall()
     lost = told._client.pipeline
     broken = redis.Redis.from_url("redis://127.0.0.1:1/0")
