@@ -17,6 +17,7 @@ from bench.stack import Bench, running
 
 _TOKENS = (10, 200)  # of one job, the least and the most
 _SENDERS = 16
+_IDLE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,9 @@ _local = threading.local()
 def _call(bench: Bench, method: str, path: str, body: object = None) -> dict:  # type: ignore[type-arg]
     if not hasattr(_local, "connection"):
         _local.connection = http.client.HTTPConnection("127.0.0.1", bench.port, timeout=60)
+    if time.monotonic() > getattr(_local, "used_at", 0.0) + _IDLE_SECONDS:
+        _local.connection.close()  # the server may have closed it; it opens again
+    _local.used_at = time.monotonic()
     headers = {"Authorization": f"Bearer {bench.key}", "Content-Type": "application/json"}
     _local.connection.request(method, path, None if body is None else json.dumps(body), headers)
     answer = _local.connection.getresponse()
