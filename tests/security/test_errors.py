@@ -13,7 +13,7 @@ from tests.web.conftest import Caller, issue, opened, rows
 from tests.web.things import known
 
 INSIDES = re.compile(
-    r"Traceback|File \"|line \d+, in |site-packages|/work/|/usr/|psycopg|sqlalchemy|werkzeug|pydantic|"
+    r"Traceback|File \"|line \d+, in |site-packages|/srv/|/usr/|psycopg|sqlalchemy|werkzeug|pydantic|"
     r"SELECT |INSERT |\bat 0x[0-9a-f]{6}|object at|Exception|\.py\b",
     re.IGNORECASE,
 )
@@ -97,7 +97,7 @@ def test_a_crash_says_no_more_than_that_and_its_log_has_the_rest(
     settings: Settings, offered: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def crash(*_: object) -> None:
-        raise RuntimeError("secret-of-the-house /work/inside.py SELECT 1")
+        raise RuntimeError("secret-of-the-house /srv/inside.py SELECT 1")
 
     with opened(settings) as app:
         caller = Caller(app, issue(offered, "somebody"))
