@@ -233,6 +233,11 @@ class ArtifactStore:
         return f"{self._root}/{name[:2]}/{name}"
 
 
+def leads_out(path: str) -> bool:
+    """Whether a file of that path would lie outside of the folder that is made of artifacts."""
+    return ".." in PurePosixPath(path).parts or PurePosixPath(path).is_absolute()
+
+
 def _linked(existing: Path | str, new: Path) -> bool:
     """Whether a second name could be given: the file system, or a limit of it, may refuse it."""
     try:

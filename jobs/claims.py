@@ -15,7 +15,6 @@ from sqlalchemy import (
     Text,
     TextClause,
     bindparam,
-    case,
     column,
     func,
     or_,
@@ -25,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 
 from jobs import lifecycle, ordering
-from jobs.attempts import WEIGHTS, Claim, ClaimedJob
+from jobs.attempts import Claim, ClaimedJob
 from jobs.ordering import BY_TURN, DUE, QUEUED
 from jobs.queue_tables import owner_turns, tier_turns
 from jobs.statements import Statement, driver_of
@@ -108,7 +107,7 @@ def _due(ranked: str) -> TextClause:
             SELECT *, row_number() OVER (ORDER BY {BY_TURN}) AS place FROM sure
         )
         SELECT jobs.id, jobs.width, next.tier, next.owner_id, next.tokens, next.place,
-            next.tier_tag, next.owner_tag, (SELECT count(*) FROM flows) AS owners,
+            next.tier_tag, next.owner_tag, next.weight, (SELECT count(*) FROM flows) AS owners,
             next.place < (SELECT count(*) FROM next)
                 OR EXISTS (SELECT FROM cut) AS followed
         FROM jobs JOIN next ON next.id = jobs.id
@@ -120,7 +119,7 @@ def _due(ranked: str) -> TextClause:
 _DUE_COLUMNS: tuple[ColumnClause[Any], ...] = (
     *(column("id", Text), column("width", Integer), column("tier", Integer), column("owner_id", Integer)),
     *(column("tokens", Integer), column("place", Integer), column("tier_tag", Float)),
-    *(column("owner_tag", Float), column("owners", Integer), column("followed")),
+    *(column("owner_tag", Float), column("weight", Float), column("owners", Integer), column("followed")),
 )
 
 
@@ -192,7 +191,7 @@ def _owners_accounts(taken: CTE) -> CTE:
 
 
 def _tiers_accounts(taken: CTE) -> CTE:
-    first, weight = func.min(taken.c.tier_tag), _weight(taken)
+    first, weight = func.min(taken.c.tier_tag), func.min(taken.c.weight)
     rows = select(*_line(), taken.c.tier, first, first + func.sum(taken.c.tokens) / weight)
     rows = rows.add_columns(func.min(taken.c.owner_tag)).group_by(taken.c.tier).order_by(taken.c.tier)
     written = insert(tier_turns).from_select([column.name for column in tier_turns.c], rows)
@@ -218,10 +217,6 @@ def _added_up(written: Any, table: Any, key: list[str], **more: Any) -> Any:
 
 def _line() -> tuple[Any, Any]:
     return bindparam("queue", type_=Text), bindparam("line", type_=Text)
-
-
-def _weight(taken: CTE) -> Any:
-    return case({int(tier): float(weight) for tier, weight in WEIGHTS.items()}, value=taken.c.tier)
 
 
 _ROW = (

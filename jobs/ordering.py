@@ -94,7 +94,7 @@ def in_order(flows: str, most: int, which: str = "TRUE", same: str = "model = fl
         ) job
     ),
     ranked AS (
-        SELECT n, tier, owner_id, id, seq, tokens, owner_tag, tier_base + (
+        SELECT n, tier, owner_id, weight, id, seq, tokens, owner_tag, tier_base + (
             sum(tokens) OVER among - tokens
         ) / weight AS tier_tag
         FROM heads

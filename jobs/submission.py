@@ -30,8 +30,6 @@ from jobs.statements import Statement, driver_of
 from jobs.states import State
 from jobs.tables import jobs
 
-_NOW = func.clock_timestamp()  # now() would be the start of the transaction
-
 
 @dataclass(frozen=True)
 class First:

@@ -5,7 +5,7 @@ import re
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is its HTTP client's
@@ -16,7 +16,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 )
 
 from jobs import catalog, digests, published
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import ArtifactStore, leads_out
 from jobs.database import Database
 from jobs.errors import ModelUnavailable
 from jobs.published import Published
@@ -122,7 +122,7 @@ def fetch_folder(store: ArtifactStore, held: dict[str, str], folder: Path) -> No
     """
     folder.mkdir(parents=True)
     for path, name in held.items():
-        if ".." in PurePosixPath(path).parts or PurePosixPath(path).is_absolute():
+        if leads_out(path):
             raise ModelUnavailable(f"Its file {path!r} would lie outside of its folder.")
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         try:

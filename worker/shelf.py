@@ -5,11 +5,11 @@ import os
 import secrets
 import shutil
 from collections.abc import Collection
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import structlog
 
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import ArtifactStore, leads_out
 from jobs.errors import ArtifactDamaged, ModelUnavailable
 from jobs.published import Published
 
@@ -83,7 +83,7 @@ class Shelf:
         aside = self._folder / f"{self._aside}{secrets.token_hex(4)}"
         try:
             for path, artifact in model.files.items():
-                if ".." in PurePosixPath(path).parts or PurePosixPath(path).is_absolute():
+                if leads_out(path):
                     raise ModelUnavailable(f"its file {path!r} would lie outside of its folder.")
                 (aside / path).parent.mkdir(parents=True, exist_ok=True)
                 try:
